@@ -1,4 +1,5 @@
 //! Properties of the codecs: nothing read from outside panics, and what is written reads back.
+#![allow(clippy::unwrap_used, reason = "a test ends where its expectation does")]
 
 mod samples;
 

@@ -2,6 +2,7 @@
 //!
 //! `MUSTER_BLESS=1 cargo test -p muster-protocol --test golden` writes files for statements that have none yet; it
 //! never overwrites one.
+#![allow(clippy::unwrap_used, reason = "a test ends where its expectation does")]
 
 mod samples;
 

@@ -1,4 +1,5 @@
 //! Nothing altered, cut, misdirected, old or doubled is believed, and each refusal has its own name.
+#![allow(clippy::unwrap_used, reason = "a test ends where its expectation does")]
 
 mod samples;
 
