@@ -4,7 +4,7 @@
 //! afterwards. Grants are level-triggered: they are given as long as the record says so, and the gate on the node
 //! makes each start count. The procedure and its reasons are in docs/cluster.md.
 
-use super::evidence::{Agreed, Heard, Server, View, agreed, clocks, is};
+use super::evidence::{Agreed, Heard, Server, View, agreed, clocks, is, old_store};
 use super::record::{Cluster, Listed, Lock, Purpose, Record};
 use muster_protocol::etcd::{GateRecord, Identity};
 use muster_protocol::grant::{Action, Start};
@@ -42,6 +42,10 @@ impl Decision {
 pub fn decide(record: &Record, view: &View<'_>, fresh: &mut dyn Fresh) -> Decision {
     let mut next = record.clone();
     let mut decision = Decision::default();
+    if let Some(why) = old_store(view) {
+        view.declared.iter().for_each(|server| decision.wait(&server.name, why.clone()));
+        return decision;
+    }
     match &record.cluster {
         Cluster::None => begin(&mut next, view, fresh, &mut decision),
         Cluster::Initialising { .. } => initialise(&mut next, view, &mut decision),
@@ -160,6 +164,18 @@ fn admit_next(
     let Some(joiner) = wanting.first() else { return };
     for other in wanting.iter().skip(1) {
         decision.wait(&other.name, format!("{} joins first", joiner.name));
+    }
+    // A store put back by hand is known by what the nodes have seen; so each is heard once before anything new begins.
+    let silent = view
+        .declared
+        .iter()
+        .find(|server| !view.heard.contains_key(&server.name) && !next.without.contains(&server.name));
+    if let Some(server) = silent {
+        let why = format!(
+            "{0} has not reported since the provisioner started (hint: muster cluster init --without {0}, if it cannot)",
+            server.name
+        );
+        return decision.wait(&joiner.name, why);
     }
     match gate(next, identity, view, joiner, None) {
         Ok(_) => {
