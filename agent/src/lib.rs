@@ -9,6 +9,9 @@ pub mod init;
 /// What this machine is made of.
 pub mod detect;
 
+/// Install, exactly once: from a held order to a disk that boots.
+pub mod install;
+
 /// One link, one address, the provisioner found.
 pub mod net;
 /// Four questions over pinned TLS.
