@@ -2,3 +2,5 @@
 
 /// Pure decisions about machines and the cluster.
 pub mod cluster;
+/// Boot images and node images.
+pub mod image;
