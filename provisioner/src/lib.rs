@@ -1,1 +1,4 @@
+//! The Muster provisioner: what makes machines boot, recognises them, and tells each what it is to be.
 
+/// What the operator wrote down: `cluster.toml`.
+pub mod config;
