@@ -2,3 +2,8 @@
 
 /// What the operator wrote down: `cluster.toml`.
 pub mod config;
+/// What must be remembered.
+pub mod store;
+
+/// Pure decisions about machines and the cluster.
+pub mod cluster;
