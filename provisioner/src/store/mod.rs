@@ -351,7 +351,8 @@ mod tests {
                 Err(StoreError::Missing { path: PathBuf::new() })
             });
             assert!(half.is_err());
-            let view = Store::open(&copy).unwrap().view().unwrap();
+            let opened = Store::open(&copy).unwrap();
+            let view = opened.view().unwrap();
             assert_eq!(view.get(rows::COUNTERS, "a").unwrap(), Some(round));
             assert_eq!(view.get(rows::COUNTERS, "b").unwrap(), Some(round));
         }
