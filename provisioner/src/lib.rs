@@ -7,3 +7,5 @@ pub mod store;
 
 /// Pure decisions about machines and the cluster.
 pub mod cluster;
+/// The one owner of store, configuration and keys: every question ends here.
+pub mod core;

@@ -100,7 +100,8 @@ pub fn recognise(caller: &Caller<'_>, known: &Known<'_>) -> Who {
         known.machines.iter().filter(|machine| machine.macs.iter().any(|mac| caller.macs.contains(mac)));
     let machine = match (by_mac.next(), by_mac.next()) {
         (Some(one), Some(other)) => {
-            let names = [one.name.clone(), other.name.clone()].into_iter().chain(by_mac.map(|m| m.name.clone()));
+            let names =
+                [one.name.clone(), other.name.clone()].into_iter().chain(by_mac.map(|m| m.name.clone()));
             return Who::Refused(Refusal::Ambiguous { names: names.collect() });
         }
         (Some(one), None) => Some(one),
@@ -267,7 +268,10 @@ mod tests {
     #[test]
     fn any_of_several_macs_names_the_machine() {
         for n in [1, 2] {
-            assert_eq!(code(World::new().ask(key(1), &[mac(9), mac(n)], None, Class::MiniPc)), wait::NOT_ADMITTED);
+            assert_eq!(
+                code(World::new().ask(key(1), &[mac(9), mac(n)], None, Class::MiniPc)),
+                wait::NOT_ADMITTED
+            );
         }
     }
 
@@ -307,7 +311,10 @@ mod tests {
 
     #[test]
     fn macs_of_two_machines_are_ambiguous() {
-        assert_eq!(code(World::new().ask(key(1), &[mac(1), mac(3)], None, Class::Generic)), wait::TWO_MACHINES);
+        assert_eq!(
+            code(World::new().ask(key(1), &[mac(1), mac(3)], None, Class::Generic)),
+            wait::TWO_MACHINES
+        );
     }
 
     #[test]

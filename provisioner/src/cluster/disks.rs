@@ -22,7 +22,9 @@ pub enum NoDisk {
     NotFixed { disk: String },
     #[error("{disk} is in use: {}", .found.join(", "))]
     Busy { disk: String, found: Vec<String> },
-    #[error("no disk has the plan id {plan} now: it names the disk and what is on it, and one of the two has changed")]
+    #[error(
+        "no disk has the plan id {plan} now: it names the disk and what is on it, and one of the two has changed"
+    )]
     NoSuchPlan { plan: PlanId },
     #[error("{disk} was not looked at")]
     NotLookedAt { disk: String },

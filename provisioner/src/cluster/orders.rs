@@ -35,7 +35,10 @@ pub enum Next {
     /// The order that exists.
     Give(Number),
     /// A new order, in place of an open one that no longer fits.
-    Issue { disk: DiskId, wipe: Wipe },
+    Issue {
+        disk: DiskId,
+        wipe: Wipe,
+    },
     Wait(Wait),
 }
 
@@ -45,19 +48,27 @@ fn stop(code: u16, reason: impl Into<String>) -> Next {
 
 impl Situation<'_> {
     fn installed(&self) -> Option<Number> {
-        self.marker.filter(|marker| marker.cluster == self.cluster && marker.installed).map(|marker| marker.order)
+        self.marker
+            .filter(|marker| marker.cluster == self.cluster && marker.installed)
+            .map(|marker| marker.order)
     }
 
     /// An order that can still be carried out by this key.
     fn live(&self) -> Option<&OrderRow> {
-        self.order.filter(|row| row.order.key == self.key && matches!(row.state, OrderState::Open | OrderState::Held { .. }))
+        self.order.filter(|row| {
+            row.order.key == self.key && matches!(row.state, OrderState::Open | OrderState::Held { .. })
+        })
     }
 }
 
 pub fn next(now: &Situation<'_>) -> Next {
     if let Some(installed) = now.installed() {
         return match now.live() {
-            Some(row) if row.order.number > installed && now.member.is_ok() && row.order.expires_at > now.now_unix => {
+            Some(row)
+                if row.order.number > installed
+                    && now.member.is_ok()
+                    && row.order.expires_at > now.now_unix =>
+            {
                 Next::Give(row.order.number)
             }
             Some(_) | None => Next::Boot,
@@ -75,11 +86,17 @@ pub fn next(now: &Situation<'_>) -> Next {
         Some((row, OrderState::Held { disk, .. })) if now.live().is_some() => held(now, row, disk),
         Some((row, OrderState::Held { .. })) => stop(
             wait::INSTALL_BY_HAND,
-            format!("order {} is held by key {} (hint: muster node install {name})", row.order.number, row.order.key),
+            format!(
+                "order {} is held by key {} (hint: muster node install {name})",
+                row.order.number, row.order.key
+            ),
         ),
         Some((row, OrderState::Done { .. })) => stop(
             wait::INSTALL_BY_HAND,
-            format!("it was installed by order {}, but its disk does not say so (hint: muster node install {name})", row.order.number),
+            format!(
+                "it was installed by order {}, but its disk does not say so (hint: muster node install {name})",
+                row.order.number
+            ),
         ),
         Some((_, OrderState::Open | OrderState::Superseded { .. })) | None => unordered(now),
     }
@@ -101,7 +118,10 @@ fn open(now: &Situation<'_>, row: &OrderRow) -> Next {
     match (row.order.wipe, disk) {
         (Wipe::Plan(plan), _) if !wiped_as_planned => stop(
             wait::DISK_NOT_EMPTY,
-            format!("the disk is no longer as it was when plan {plan} was approved (hint: muster plan {})", now.machine.name),
+            format!(
+                "the disk is no longer as it was when plan {plan} was approved (hint: muster plan {})",
+                now.machine.name
+            ),
         ),
         // The person's choice stands; only number, expiry and image are renewed.
         (Wipe::Plan(plan), Some(disk)) => Next::Issue { disk: disk.id.clone(), wipe: Wipe::Plan(plan) },
@@ -113,10 +133,16 @@ fn held(now: &Situation<'_>, row: &OrderRow, disk: &DiskId) -> Next {
     let name = &now.machine.name;
     let number = row.order.number;
     if !now.inventory.disks.iter().any(|seen| seen.id == *disk) {
-        return stop(wait::NO_DISK, format!("order {number} is for a disk that is gone (hint: muster node install {name})"));
+        return stop(
+            wait::NO_DISK,
+            format!("order {number} is for a disk that is gone (hint: muster node install {name})"),
+        );
     }
     if row.order.expires_at <= now.now_unix {
-        return stop(wait::INSTALL_BY_HAND, format!("order {number} was begun and has expired (hint: muster node install {name})"));
+        return stop(
+            wait::INSTALL_BY_HAND,
+            format!("order {number} was begun and has expired (hint: muster node install {name})"),
+        );
     }
     Next::Give(number)
 }
@@ -136,7 +162,9 @@ fn unordered(now: &Situation<'_>) -> Next {
     }
     match now.machine.install {
         Install::Auto => Next::Issue { disk: disk.id.clone(), wipe: Wipe::OnlyEmpty },
-        Install::Manual => stop(wait::INSTALL_BY_HAND, format!("install = \"manual\" (hint: muster node install {name})")),
+        Install::Manual => {
+            stop(wait::INSTALL_BY_HAND, format!("install = \"manual\" (hint: muster node install {name})"))
+        }
     }
 }
 
@@ -146,7 +174,8 @@ fn is_empty(disk: &Disk) -> bool {
 
 fn not_empty(now: &Situation<'_>, disk: &Disk) -> Option<String> {
     let name = &now.machine.name;
-    let hint = disks::plan_of(disk).map_or_else(String::new, |plan| format!(" (hint: muster node install {name} --wipe {plan})"));
+    let hint = disks::plan_of(disk)
+        .map_or_else(String::new, |plan| format!(" (hint: muster node install {name} --wipe {plan})"));
     if now.marker.is_some_and(|marker| marker.cluster != now.cluster) {
         return Some(format!("{} carries the marker of another cluster{hint}", disks::describe(disk)));
     }

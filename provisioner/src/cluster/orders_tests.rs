@@ -93,7 +93,14 @@ struct World {
 
 impl World {
     fn new(install: &str, disks: Vec<Disk>) -> Self {
-        Self { machine: machine(install), inventory: inventory(disks), marker: None, order: None, image: Ok(IMAGE), member: Ok(()) }
+        Self {
+            machine: machine(install),
+            inventory: inventory(disks),
+            marker: None,
+            order: None,
+            image: Ok(IMAGE),
+            member: Ok(()),
+        }
     }
 
     fn situation(&self) -> Situation<'_> {
@@ -144,7 +151,11 @@ fn a_disk_with_anything_on_it_waits_for_a_person_who_saw_the_plan() {
 
 #[test]
 fn an_installed_disk_boots_even_when_nothing_else_is_known() {
-    for order in [None, Some(row(4, "s", Wipe::OnlyEmpty, OrderState::Open)), Some(row(4, "s", Wipe::OnlyEmpty, held("s")))] {
+    for order in [
+        None,
+        Some(row(4, "s", Wipe::OnlyEmpty, OrderState::Open)),
+        Some(row(4, "s", Wipe::OnlyEmpty, held("s"))),
+    ] {
         let mut world = World::new("auto", vec![disk("s", false)]);
         world.marker = Some(marker(4, true));
         world.order = order;

@@ -89,7 +89,10 @@ pub fn of_toml(error: &toml::de::Error, text: &str) -> Fault {
         (format!("unknown key `{unknown}`"), did_you_mean(unknown, &known))
     } else if message.starts_with("missing field") {
         let missing = names.next().unwrap_or_default();
-        (format!("`{missing}` is missing"), format!("add `{missing} = …` here; examples/cluster.toml shows every key"))
+        (
+            format!("`{missing}` is missing"),
+            format!("add `{missing} = …` here; examples/cluster.toml shows every key"),
+        )
     } else if message.starts_with("invalid type") {
         (message.to_string(), "examples/cluster.toml shows every key with its type".into())
     } else {
@@ -106,7 +109,9 @@ pub fn did_you_mean(unknown: &str, known: &[&str]) -> String {
     let near = known.iter().map(|word| (distance(unknown, word), word)).min();
     match near {
         Some((far, word)) if far <= 1 + word.chars().count() / 4 => format!("did you mean `{word}`?"),
-        Some(_) => format!("known are {}", known.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ")),
+        Some(_) => {
+            format!("known are {}", known.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", "))
+        }
         None => String::new(),
     }
 }

@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 pub enum ConfigError {
     #[error("cannot read `{}`", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("no cluster.toml in this directory nor in /etc/muster\nhint: write one, or name it with --config FILE or MUSTER_CONFIG")]
+    #[error(
+        "no cluster.toml in this directory nor in /etc/muster\nhint: write one, or name it with --config FILE or MUSTER_CONFIG"
+    )]
     NotFound,
     #[error("{0}")]
     Faulty(#[from] Faults),

@@ -48,7 +48,11 @@ impl Reader {
         let found = words.iter().find(|(word, _)| word == text.get_ref()).map(|(_, value)| *value);
         if found.is_none() {
             let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            self.fault(text, format!("`{}` is no {key}", text.get_ref()), did_you_mean(text.get_ref(), &known));
+            self.fault(
+                text,
+                format!("`{}` is no {key}", text.get_ref()),
+                did_you_mean(text.get_ref(), &known),
+            );
         }
         found
     }
@@ -89,17 +93,19 @@ pub(super) fn config(file: &wire::File) -> Result<Config, Vec<Fault>> {
         );
     }
     match (name, topology, provisioner, k3s) {
-        (Some(name), Some(topology), Some(provisioner), Some(k3s)) if reader.faults.is_empty() => Ok(Config {
-            name,
-            topology,
-            provisioner,
-            network,
-            k3s,
-            kata,
-            authorized_keys,
-            hardware,
-            machines,
-        }),
+        (Some(name), Some(topology), Some(provisioner), Some(k3s)) if reader.faults.is_empty() => {
+            Ok(Config {
+                name,
+                topology,
+                provisioner,
+                network,
+                k3s,
+                kata,
+                authorized_keys,
+                hardware,
+                machines,
+            })
+        }
         _ => {
             let mut faults = std::mem::take(&mut reader.faults);
             faults.sort_by_key(|fault| fault.span.start);
@@ -147,8 +153,20 @@ fn network(reader: &mut Reader, written: Option<&wire::Network>) -> Network {
 
 /// Keys of k3s's configuration that muster writes itself; passing them through would say two things at once.
 const OURS: &[&str] = &[
-    "server", "token", "token-file", "agent-token", "agent-token-file", "cluster-init", "cluster-reset", "node-name",
-    "node-ip", "node-label", "node-taint", "datastore-endpoint", "secrets-encryption", "data-dir",
+    "server",
+    "token",
+    "token-file",
+    "agent-token",
+    "agent-token-file",
+    "cluster-init",
+    "cluster-reset",
+    "node-name",
+    "node-ip",
+    "node-label",
+    "node-taint",
+    "datastore-endpoint",
+    "secrets-encryption",
+    "data-dir",
 ];
 
 fn k3s(reader: &mut Reader, written: &wire::K3s) -> Option<K3s> {
@@ -193,7 +211,9 @@ fn k3s_version(text: &str) -> bool {
     let core = core.split_once('-').map_or(core, |(core, _)| core);
     core.split('.').count() == 3
         && core.split('.').all(number)
-        && build.strip_prefix("k3s").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|c| c.is_ascii_alphanumeric()))
+        && build
+            .strip_prefix("k3s")
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|c| c.is_ascii_alphanumeric()))
 }
 
 fn values(value: &toml::Value) -> Option<Vec<String>> {
@@ -201,7 +221,9 @@ fn values(value: &toml::Value) -> Option<Vec<String>> {
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Integer(number) => Some(number.to_string()),
         toml::Value::Boolean(flag) => Some(flag.to_string()),
-        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => None,
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
+            None
+        }
     };
     match value {
         toml::Value::Array(list) => list.iter().map(one).collect(),
@@ -213,7 +235,9 @@ fn registration(reader: &mut Reader, text: &Spanned<String>) -> Option<Registrat
     const HINT: &str = "write `hosts`, `dns:NAME` or `vip:ADDRESS`";
     match text.get_ref().split_once(':') {
         None if text.get_ref() == "hosts" => Some(Registration::Hosts),
-        Some(("dns", name)) if !name.is_empty() && name.split('.').all(|label| label.parse::<NodeName>().is_ok()) => {
+        Some(("dns", name))
+            if !name.is_empty() && name.split('.').all(|label| label.parse::<NodeName>().is_ok()) =>
+        {
             Some(Registration::Dns(name.into()))
         }
         Some(("vip", address)) if address.parse::<Ipv4Addr>().is_ok() => {
@@ -229,7 +253,10 @@ fn registration(reader: &mut Reader, text: &Spanned<String>) -> Option<Registrat
 fn kata(reader: &mut Reader, written: &wire::Kata) -> Option<Kata> {
     let version = written.version.get_ref();
     // It becomes a directory's name on the nodes.
-    if version.is_empty() || !version.bytes().all(|c| c.is_ascii_alphanumeric() || b".-+".contains(&c)) || version.contains("..") {
+    if version.is_empty()
+        || !version.bytes().all(|c| c.is_ascii_alphanumeric() || b".-+".contains(&c))
+        || version.contains("..")
+    {
         reader.fault(&written.version, format!("`{version}` is not a Kata version"), "write it as 4.1.0");
     }
     let words: Vec<(&str, KataRequire)> = KataRequire::ALL.iter().map(|r| (r.word(), *r)).collect();
@@ -247,7 +274,8 @@ fn keys(reader: &mut Reader, written: Option<&wire::Ssh>) -> Vec<String> {
         let mut parts = key.split_ascii_whitespace();
         let kind = parts.next().unwrap_or_default();
         let known = ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-", "sk-ssh-ed25519", "sk-ecdsa-sha2-"];
-        if key.contains('\n') || parts.next().is_none() || !known.iter().any(|known| kind.starts_with(known)) {
+        if key.contains('\n') || parts.next().is_none() || !known.iter().any(|known| kind.starts_with(known))
+        {
             reader.fault(text, "this is not an SSH public key", "one line of an id_ed25519.pub file");
         } else {
             keys.push(key.to_string());

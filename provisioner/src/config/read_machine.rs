@@ -39,7 +39,11 @@ fn one(
     if let Some(name) = &name
         && taken.names.insert(name.clone(), ()).is_some()
     {
-        reader.fault(&written.name, format!("a machine `{name}` was declared above"), "every machine has its own name");
+        reader.fault(
+            &written.name,
+            format!("a machine `{name}` was declared above"),
+            "every machine has its own name",
+        );
     }
     let owner = written.name.get_ref();
     let roles: Vec<(&str, Role)> = Role::ALL.iter().map(|role| (role.word(), *role)).collect();
@@ -58,7 +62,11 @@ fn one(
     if let (Some(serial), Some(text)) = (&serial, &written.serial)
         && let Some(other) = taken.serials.insert(serial.clone(), owner.clone())
     {
-        reader.fault(text, format!("serial `{serial}` is also that of `{other}`"), "leave `serial` out where it is a placeholder");
+        reader.fault(
+            text,
+            format!("serial `{serial}` is also that of `{other}`"),
+            "leave `serial` out where it is a placeholder",
+        );
     }
     let class = class?;
     let os = match &written.os {
@@ -105,18 +113,35 @@ fn one(
     })
 }
 
-fn macs(reader: &mut Reader, list: &Spanned<Vec<Spanned<String>>>, owner: &str, taken: &mut Taken) -> Vec<Mac> {
+fn macs(
+    reader: &mut Reader,
+    list: &Spanned<Vec<Spanned<String>>>,
+    owner: &str,
+    taken: &mut Taken,
+) -> Vec<Mac> {
     if list.get_ref().is_empty() {
-        reader.fault(list, format!("`{owner}` has no MAC address"), "muster recognises a machine by one; it is on the label and in the firmware's network menu");
+        reader.fault(
+            list,
+            format!("`{owner}` has no MAC address"),
+            "muster recognises a machine by one; it is on the label and in the firmware's network menu",
+        );
     }
     let mut macs = Vec::new();
     for text in list.get_ref() {
         let Some(mac) = reader.parse::<Mac>(text, "six pairs of hexadecimal digits") else { continue };
         // The lowest bit of the first byte marks a group (IEEE 802): no machine sends from one.
         if mac.0[0] & 1 == 1 || mac.0 == [0; 6] {
-            reader.fault(text, format!("{mac} is not one machine's address"), "group addresses and all zeros belong to nobody");
+            reader.fault(
+                text,
+                format!("{mac} is not one machine's address"),
+                "group addresses and all zeros belong to nobody",
+            );
         } else if let Some(other) = taken.macs.insert(mac, owner.to_string()) {
-            reader.fault(text, format!("{mac} is also an address of `{other}`"), "every MAC address belongs to one machine");
+            reader.fault(
+                text,
+                format!("{mac} is also an address of `{other}`"),
+                "every MAC address belongs to one machine",
+            );
         } else {
             macs.push(mac);
         }
@@ -135,7 +160,11 @@ fn address(
     let host_bits = u32::MAX >> cidr.prefix;
     let host = u32::from(cidr.address) & host_bits;
     if host == 0 || host == host_bits {
-        reader.fault(text, format!("{} is the network's own or its broadcast address", cidr.address), "choose one in between");
+        reader.fault(
+            text,
+            format!("{} is the network's own or its broadcast address", cidr.address),
+            "choose one in between",
+        );
     }
     if let Some(gateway) = network.gateway {
         if gateway == cidr.address {
@@ -149,7 +178,11 @@ fn address(
         }
     }
     if let Some(other) = taken.addresses.insert(cidr.address, owner.to_string()) {
-        reader.fault(text, format!("{} is also the address of `{other}`", cidr.address), "every machine has its own address");
+        reader.fault(
+            text,
+            format!("{} is also the address of `{other}`", cidr.address),
+            "every machine has its own address",
+        );
     }
     Some(cidr)
 }
@@ -179,11 +212,19 @@ fn sandbox(reader: &mut Reader, written: &wire::Machine, class: Class, kata: boo
     let owner = written.name.get_ref();
     match (&written.sandbox, class) {
         (Some(flag), Class::RtxHost) if *flag.get_ref() => {
-            reader.fault(flag, format!("`{owner}` is an rtx-host: it runs GPU work and no sandboxes"), "leave `sandbox` out");
+            reader.fault(
+                flag,
+                format!("`{owner}` is an rtx-host: it runs GPU work and no sandboxes"),
+                "leave `sandbox` out",
+            );
             false
         }
         (Some(flag), _) if *flag.get_ref() && !kata => {
-            reader.fault(flag, format!("`{owner}` runs sandboxes, but there is no [kata] section"), "add [kata] with its version, or write sandbox = false");
+            reader.fault(
+                flag,
+                format!("`{owner}` runs sandboxes, but there is no [kata] section"),
+                "add [kata] with its version, or write sandbox = false",
+            );
             false
         }
         (Some(flag), _) => *flag.get_ref(),
@@ -210,7 +251,8 @@ fn labels(reader: &mut Reader, written: &BTreeMap<String, Spanned<String>>) -> V
 
 fn taint(reader: &mut Reader, text: &Spanned<String>) -> Option<String> {
     let parts = text.get_ref().rsplit_once(':');
-    let effect = parts.is_some_and(|(_, effect)| ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect));
+    let effect =
+        parts.is_some_and(|(_, effect)| ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect));
     let pair = parts.map(|(pair, _)| pair.split_once('=').unwrap_or((pair, "")));
     if effect && pair.is_some_and(|(key, value)| qualified(key) && (value.is_empty() || label_word(value))) {
         return Some(text.get_ref().clone());

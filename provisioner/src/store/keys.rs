@@ -75,7 +75,8 @@ pub fn read_key(path: &Path) -> Result<SecretKey, KeyError> {
 }
 
 pub fn read_trust(path: &Path) -> Result<Trust, KeyError> {
-    let bytes = std::fs::read(path).map_err(|source| KeyError::Unreadable { path: path.to_path_buf(), source })?;
+    let bytes =
+        std::fs::read(path).map_err(|source| KeyError::Unreadable { path: path.to_path_buf(), source })?;
     wire::decode(&bytes).map_err(|source| KeyError::Undecodable { path: path.to_path_buf(), source })
 }
 

@@ -5,6 +5,8 @@
 
 /// Files that are served by their digest.
 pub mod artifacts;
+/// The first act: keys, trust, store.
+pub mod founding;
 /// The provisioner's and the operator's keys on disk.
 pub mod keys;
 /// What a row holds.
@@ -135,10 +137,15 @@ impl Store {
     /// One transaction: all of it is on disk when this returns `Ok`, nothing of it otherwise.
     pub fn write<R, E: From<StoreError>>(&self, act: impl FnOnce(&mut Tx) -> Result<R, E>) -> Result<R, E> {
         let inner = self.db.begin_write().map_err(StoreError::from)?;
-        let mut tx = Tx { inner };
+        let mut tx = Tx { inner, changed: false };
         let result = act(&mut tx)?;
-        tx.inner.commit().map_err(StoreError::from)?;
-        Ok(result)
+        // Most hellos change nothing; then nothing need reach the disk.
+        let end = if tx.changed {
+            tx.inner.commit().map_err(StoreError::from)
+        } else {
+            tx.inner.abort().map_err(StoreError::from)
+        };
+        end.map(|()| result).map_err(E::from)
     }
 
     /// A consistent look.
@@ -172,7 +179,11 @@ pub trait Read {
     }
 
     /// Rows whose key begins with `prefix`, in key order.
-    fn all<T: DeserializeOwned>(&self, table: Table<T>, prefix: &str) -> Result<Vec<(String, T)>, StoreError> {
+    fn all<T: DeserializeOwned>(
+        &self,
+        table: Table<T>,
+        prefix: &str,
+    ) -> Result<Vec<(String, T)>, StoreError> {
         let rows = self.range(table.name, prefix)?;
         rows.into_iter().map(|(key, bytes)| row(table.name, &key, &bytes).map(|row| (key, row))).collect()
     }
@@ -224,6 +235,7 @@ impl Read for View {
 
 pub struct Tx {
     inner: redb::WriteTransaction,
+    changed: bool,
 }
 
 impl Read for Tx {
@@ -243,16 +255,19 @@ impl Tx {
             key: key.into(),
             source,
         })?;
+        self.changed = true;
         self.inner.open_table(table.definition())?.insert(key, bytes.as_slice())?;
         Ok(())
     }
 
     pub fn put_signed(&mut self, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.changed = true;
         self.inner.open_table(SIGNED.definition())?.insert(key, bytes)?;
         Ok(())
     }
 
     pub fn delete<T>(&mut self, table: Table<T>, key: &str) -> Result<(), StoreError> {
+        self.changed = true;
         self.inner.open_table(table.definition())?.remove(key)?;
         Ok(())
     }

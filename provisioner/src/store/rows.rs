@@ -40,8 +40,21 @@ pub const TRACES: Table<Trace> = Table::new("traces");
 
 /// `membership` and `signed` hold bytes, not JSON.
 pub(super) const TABLES: &[&str] = &[
-    "counters", "machines", "orders", "events", "timelines", "current", "commands", "boxes", "artifacts", "window",
-    "frozen", "home", "operators", "traces", "signed",
+    "counters",
+    "machines",
+    "orders",
+    "events",
+    "timelines",
+    "current",
+    "commands",
+    "boxes",
+    "artifacts",
+    "window",
+    "frozen",
+    "home",
+    "operators",
+    "traces",
+    "signed",
 ];
 
 /// Sorts as numbers compare.
