@@ -63,8 +63,9 @@ impl Core {
                 Answer::Wait(wait) => Some(wait.clone()),
                 Answer::Boot | Answer::Install(_) | Answer::FetchUki(_) => None,
             };
-            self.shown(&name, asker)?
-                .map_or_else(|| (), |live| live.note_hello(asker, now, hello.uptime_ms, wait));
+            if let Some(live) = self.shown(&name, asker)? {
+                live.note_hello(asker, now, hello.uptime_ms, wait);
+            }
         }
         Ok(answer)
     }

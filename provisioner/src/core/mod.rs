@@ -213,3 +213,8 @@ fn macs_of(config: &Config, row: &MachineRow, name: &NodeName) -> Vec<Mac> {
     let seen = row.inventory.iter().flat_map(|inventory| inventory.nics.iter().map(|nic| nic.mac));
     declared.chain(seen).collect()
 }
+
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;

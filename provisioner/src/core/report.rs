@@ -63,7 +63,7 @@ impl Core {
 
     /// The machine's place in the picture, if this key may be shown in it: an admitted key is not pushed out of its
     /// place by another one that claims the same name.
-    fn shown(&mut self, name: &NodeName, asker: &Asker) -> Result<Option<&mut Live>, CoreError> {
+    pub(super) fn shown(&mut self, name: &NodeName, asker: &Asker) -> Result<Option<&mut Live>, CoreError> {
         let admitted = machine_row(&self.store.view()?, name)?.admitted;
         if admitted.is_some_and(|admitted| admitted.key != asker.key) || self.config.machine(name).is_none() {
             return Ok(None);
