@@ -5,7 +5,12 @@ pub mod config;
 /// What must be remembered.
 pub mod store;
 
+/// Who gets which boot answer.
+pub mod boot;
 /// Pure decisions about machines and the cluster.
 pub mod cluster;
 /// The one owner of store, configuration and keys: every question ends here.
 pub mod core;
+
+/// The edges: sockets, and nothing that is worth deciding.
+pub mod serve;
