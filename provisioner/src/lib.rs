@@ -12,5 +12,8 @@ pub mod cluster;
 /// The one owner of store, configuration and keys: every question ends here.
 pub mod core;
 
+/// Boot images and node images.
+pub mod image;
+
 /// The edges: sockets, and nothing that is worth deciding.
 pub mod serve;
