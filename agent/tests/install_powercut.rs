@@ -4,6 +4,8 @@
 //! doubles of provisioner, firmware and PID 1's decision. Not real here: mke2fs (a program of its own; the double
 //! writes a recognisable something in its way), and time. tests/lab cuts the power of whole machines.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod install_support;
 
 use install_support::disk::{Kept, Luck, MemoryDisk};
@@ -242,7 +244,7 @@ fn random_cuts_in_a_row_end_in_one_install() {
                     let cuts: Vec<(u64, Kept)> = (0..1 + luck.below(4))
                         .map(|_| {
                             let at = luck.below(story.operations);
-                            let kept = KEPT[luck.below(if at % 2 == 0 { 4 } else { 6 }) as usize];
+                            let kept = KEPT[luck.below(if at.is_multiple_of(2) { 4 } else { 6 }) as usize];
                             (at, kept)
                         })
                         .collect();
