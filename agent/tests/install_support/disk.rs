@@ -77,6 +77,7 @@ impl MemoryDisk {
         }
         medium.seen = medium.durable.clone();
         medium.operations = 0;
+        medium.writes = 0;
         medium.cut_at = None;
         medium.fail_at = None;
         medium.dark = false;
