@@ -12,6 +12,11 @@ pub mod detect;
 /// Install, exactly once: from a held order to a disk that boots.
 pub mod install;
 
+/// The installed node's service and the gate before k3s.
+pub mod node;
+/// What a node keeps on its disk.
+pub mod state;
+
 /// One link, one address, the provisioner found.
 pub mod net;
 /// Four questions over pinned TLS.

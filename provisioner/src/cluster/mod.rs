@@ -1,0 +1,10 @@
+//! The pure decisions about machines and the cluster: state machines with `now` as an argument.
+
+/// What only a person may decide.
+pub mod by_hand;
+/// What the servers' reports say together.
+pub mod evidence;
+/// Init once ever, then one join at a time.
+pub mod membership;
+/// What is remembered of all this.
+pub mod record;
