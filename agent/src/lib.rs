@@ -26,3 +26,6 @@ pub mod talk;
 pub mod console;
 /// Where log lines go.
 pub mod log;
+
+/// The command line.
+pub mod cli;

@@ -31,7 +31,10 @@ impl PacketSocket {
         socket.attach_filter(&to_client_port())?;
         socket.bind(&address(interface))?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: AsyncFd::register(socket.into())?, to: address(interface) })
+        // SAFETY: the descriptor is owned by the AsyncFd from here on, and nothing replaces or closes it before both
+        // are dropped together. tokio has no safe way left to register a packet socket.
+        let socket = unsafe { AsyncFd::register(OwnedFd::from(socket)) }?;
+        Ok(Self { socket, to: address(interface) })
     }
 
     /// One broadcast datagram from the client's to the server's port.
