@@ -8,7 +8,7 @@ use std::path::Path;
 /// More block devices than any machine of ours; bounds the size of `hello`.
 const MAX_DISKS: usize = 256;
 
-pub(super) fn read(root: &Path) -> Vec<Disk> {
+pub fn read(root: &Path) -> Vec<Disk> {
     text::entries(&root.join("sys/block"), MAX_DISKS)
         .into_iter()
         .filter(|(name, _)| is_disk(name))
