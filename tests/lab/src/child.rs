@@ -38,8 +38,9 @@ impl Child {
 
     fn spawn(name: &str, mut command: Command) -> Result<(Self, Option<ChildStdout>)> {
         command.stdin(Stdio::null()).process_group(0);
-        let mut inner =
-            command.spawn().with_context(|| format!("starting {name} ({})", command.get_program().display()))?;
+        let mut inner = command
+            .spawn()
+            .with_context(|| format!("starting {name} ({})", command.get_program().display()))?;
         let output = inner.stdout.take();
         let pid = Pid::from_raw(inner.id() as i32);
         let end = Arc::new((Mutex::new(None), Condvar::new()));
@@ -165,7 +166,8 @@ mod tests {
     #[test]
     fn a_program_deaf_to_sigterm_is_killed() {
         let (child, mut output) =
-            Child::start_piped("deaf", sh("trap '' TERM; echo up; exec sleep 1000"), Path::new("/dev/null")).unwrap();
+            Child::start_piped("deaf", sh("trap '' TERM; echo up; exec sleep 1000"), Path::new("/dev/null"))
+                .unwrap();
         std::io::Read::read_exact(&mut output, &mut [0; 3]).unwrap();
         assert!(child.stop_within(Duration::from_millis(50)).is_some());
     }

@@ -4,8 +4,14 @@
 // the place
 pub mod lan;
 // the machines in it
+pub mod fleet;
 pub mod machine;
 pub mod nbd;
+// what is done with them from the command line
+pub mod arguments;
+pub mod demo;
+pub mod trial;
+pub mod up;
 // what all of them lean on
 pub mod child;
 mod luck;

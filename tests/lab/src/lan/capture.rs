@@ -43,9 +43,28 @@ pub(crate) fn filter(depth: Depth) -> &'static str {
 }
 
 impl Capture {
-    pub(crate) fn start(netns: &Netns, interface: &str, file: &Path, log: &Path, depth: Depth) -> Result<Self> {
+    pub(crate) fn start(
+        netns: &Netns,
+        interface: &str,
+        file: &Path,
+        log: &Path,
+        depth: Depth,
+    ) -> Result<Self> {
         let mut command = netns.command("tcpdump");
-        command.args(["-i", interface, "-s", SNAP, "-U", "-n", "-Z", "root", "-B", "16384", "--immediate-mode", "-w"]);
+        command.args([
+            "-i",
+            interface,
+            "-s",
+            SNAP,
+            "-U",
+            "-n",
+            "-Z",
+            "root",
+            "-B",
+            "16384",
+            "--immediate-mode",
+            "-w",
+        ]);
         command.arg(file).arg(filter(depth));
         let child = Child::start("tcpdump", command, log)?;
         settle("start of the packet capture", || {

@@ -30,7 +30,10 @@ pub(crate) fn configuration(subnet: &Subnet, pxe: Option<&Pxe>, leases: &Path) -
         for (file, numbers) in arches {
             for number in numbers {
                 if let Some(file) = file {
-                    let _ = writeln!(out, "dhcp-match=set:a{number},option:client-arch,{number}\ndhcp-boot=tag:a{number},{file}");
+                    let _ = writeln!(
+                        out,
+                        "dhcp-match=set:a{number},option:client-arch,{number}\ndhcp-boot=tag:a{number},{file}"
+                    );
                 }
             }
         }

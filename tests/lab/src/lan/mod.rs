@@ -111,7 +111,8 @@ impl Lan {
         if let Some(depth) = plan.capture {
             let file = lan.folder.join("lan.pcap");
             let _ = std::fs::remove_file(&file);
-            lan.capture = Some(Capture::start(&lan.bridge, BRIDGE, &file, &lan.folder.join("tcpdump.log"), depth)?);
+            lan.capture =
+                Some(Capture::start(&lan.bridge, BRIDGE, &file, &lan.folder.join("tcpdump.log"), depth)?);
         }
         lan.cable(&lan.provisioner, "prov", plan.subnet.provisioner)?;
         lan.cable(&lan.foreign, "dhcp", plan.subnet.foreign)?;

@@ -33,7 +33,8 @@ pub(crate) fn arguments(spec: &Spec, wiring: &Wiring, accel: &str) -> Vec<String
         // no VGA: with one, EDK2 paints every line twice
         Arch::X86_64 => {
             out.two("-machine", "q35,smm=off,vmport=off,i8042=off");
-            out.two("-cpu", "max");
+            // plain integer code is what TCG translates best; rdrand because EDK2 and the kernel want early randomness
+            out.two("-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdrand");
         }
         // `max` is three times slower under TCG
         Arch::Aarch64 => {
@@ -52,8 +53,13 @@ pub(crate) fn arguments(spec: &Spec, wiring: &Wiring, accel: &str) -> Vec<String
     out.two("-serial", "chardev:console");
     out.two("-qmp", &format!("unix:{},server=on,wait=off", path(&wiring.qmp)));
     out.two("-device", "virtio-rng-pci");
-    for (unit, (file, readonly)) in [(&wiring.firmware.code, "on"), (&wiring.firmware.variables, "off")].iter().enumerate() {
-        out.two("-drive", &format!("if=pflash,format=raw,unit={unit},readonly={readonly},file={}", path(file)));
+    for (unit, (file, readonly)) in
+        [(&wiring.firmware.code, "on"), (&wiring.firmware.variables, "off")].iter().enumerate()
+    {
+        out.two(
+            "-drive",
+            &format!("if=pflash,format=raw,unit={unit},readonly={readonly},file={}", path(file)),
+        );
     }
     for option in spec.hardware.smbios(&spec.serial, &spec.uuid) {
         out.two("-smbios", &option);
@@ -64,20 +70,27 @@ pub(crate) fn arguments(spec: &Spec, wiring: &Wiring, accel: &str) -> Vec<String
     out.two("-boot", "menu=on,splash-time=0");
 
     let disks = spec.disks.len();
+    // counted from 1: with -kernel QEMU itself takes 0
     let (disk_index, nic_index) = match spec.first {
-        First::Disk => (0, disks),
-        First::Network => (1, 0),
+        First::Disk => (1, 1 + disks),
+        First::Network => (2, 1),
     };
     for (n, (disk, socket)) in spec.disks.iter().zip(&wiring.disks).enumerate() {
         out.two(
             "-blockdev",
-            &format!("driver=nbd,node-name=disk{n},server.type=unix,server.path={},discard=unmap", path(socket)),
+            &format!(
+                "driver=nbd,node-name=disk{n},server.type=unix,server.path={},discard=unmap",
+                path(socket)
+            ),
         );
         let device = match disk.bus {
             Bus::Virtio => "virtio-blk-pci",
             Bus::Nvme => "nvme",
         };
-        out.two("-device", &format!("{device},drive=disk{n},serial={},bootindex={}", disk.serial, disk_index + n));
+        out.two(
+            "-device",
+            &format!("{device},drive=disk{n},serial={},bootindex={}", disk.serial, disk_index + n),
+        );
     }
     for (n, (mac, tap)) in spec.macs.iter().zip(&wiring.taps).enumerate() {
         out.two("-netdev", &format!("tap,id=net{n},ifname={tap},script=no,downscript=no"));
@@ -150,16 +163,20 @@ mod tests {
     #[test]
     fn disks_come_before_the_network_by_default() {
         let line = line(First::Disk);
-        assert!(line.contains("virtio-blk-pci,drive=disk0,serial=A,bootindex=0"), "{line}");
-        assert!(line.contains("nvme,drive=disk1,serial=B,bootindex=1"), "{line}");
-        assert!(line.contains("mac=52:54:00:00:00:11,romfile=,bootindex=2"), "{line}");
-        assert!(line.contains("mac=52:54:00:00:00:12,romfile= ") || line.ends_with("mac=52:54:00:00:00:12,romfile="), "{line}");
+        assert!(line.contains("virtio-blk-pci,drive=disk0,serial=A,bootindex=1"), "{line}");
+        assert!(line.contains("nvme,drive=disk1,serial=B,bootindex=2"), "{line}");
+        assert!(line.contains("mac=52:54:00:00:00:11,romfile=,bootindex=3"), "{line}");
+        assert!(
+            line.contains("mac=52:54:00:00:00:12,romfile= ")
+                || line.ends_with("mac=52:54:00:00:00:12,romfile="),
+            "{line}"
+        );
     }
 
     #[test]
-    fn a_network_first_machine_has_its_nic_at_zero() {
+    fn a_network_first_machine_has_its_nic_before_its_disks() {
         let line = line(First::Network);
-        assert!(line.contains("mac=52:54:00:00:00:11,romfile=,bootindex=0"), "{line}");
-        assert!(line.contains("serial=A,bootindex=1"), "{line}");
+        assert!(line.contains("mac=52:54:00:00:00:11,romfile=,bootindex=1"), "{line}");
+        assert!(line.contains("serial=A,bootindex=2"), "{line}");
     }
 }

@@ -81,7 +81,8 @@ impl Console {
             }
             let (ended, late) = (state.ended, Instant::now() >= until);
             if ended || late {
-                let last: Vec<&str> = state.lines.iter().rev().take(3).rev().map(|line| &*line.text).collect();
+                let last: Vec<&str> =
+                    state.lines.iter().rev().take(3).rev().map(|line| &*line.text).collect();
                 let why = if ended { "the machine is off".into() } else { format!("{limit:?} are over") };
                 anyhow::bail!("console never said `{words}`: {why}; last lines: {}", last.join(" | "));
             }
@@ -148,7 +149,9 @@ impl std::fmt::Debug for Echo {
 impl State {
     fn find(&self, mark: Mark, words: &str) -> Option<Line> {
         let said = self.lines.get(mark.0..)?.iter().find(|line| line.text.contains(words)).cloned();
-        said.or_else(|| self.open.contains(words).then(|| Line { at_ms: clock_ms(), text: self.open.clone() }))
+        said.or_else(|| {
+            self.open.contains(words).then(|| Line { at_ms: clock_ms(), text: self.open.clone() })
+        })
     }
 }
 

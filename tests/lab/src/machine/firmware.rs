@@ -26,7 +26,8 @@ impl Firmware {
             Arch::X86_64 => (X86_64, "ovmf"),
             Arch::Aarch64 => (AARCH64, "qemu-efi-aarch64"),
         };
-        let Some((code, template)) = pairs.iter().find(|(code, vars)| Path::new(code).exists() && Path::new(vars).exists())
+        let Some((code, template)) =
+            pairs.iter().find(|(code, vars)| Path::new(code).exists() && Path::new(vars).exists())
         else {
             bail!("no {} firmware\nhint: apt-get install {package}", arch.word());
         };

@@ -88,6 +88,9 @@ mod tests {
     #[test]
     fn a_comma_in_a_product_name_does_not_end_the_field() {
         let odd = Hardware { vendor: "Shenzhen Meigao Electronic Equipment Co.,Ltd", ..NUC };
-        assert!(odd.smbios("s", "u")[1].contains("manufacturer=Shenzhen Meigao Electronic Equipment Co.,,Ltd,product="));
+        assert!(
+            odd.smbios("s", "u")[1]
+                .contains("manufacturer=Shenzhen Meigao Electronic Equipment Co.,,Ltd,product=")
+        );
     }
 }

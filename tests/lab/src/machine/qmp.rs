@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 pub(crate) fn execute(socket: &Path, command: &str, arguments: Value) -> Result<Value> {
-    let stream = UnixStream::connect(socket).with_context(|| format!("control socket {}", socket.display()))?;
+    let stream =
+        UnixStream::connect(socket).with_context(|| format!("control socket {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut answers = BufReader::new(stream.try_clone()?).lines();
     let mut ask = |question: Value| -> Result<Value> {

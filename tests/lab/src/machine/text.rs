@@ -82,7 +82,8 @@ mod tests {
     #[test]
     fn bytes_may_come_in_any_pieces() {
         let mut text = Text::default();
-        let lines: Vec<String> = b"\x1b[1mone\x1b[0m\ntwo\n".iter().flat_map(|byte| text.feed(&[*byte])).collect();
+        let lines: Vec<String> =
+            b"\x1b[1mone\x1b[0m\ntwo\n".iter().flat_map(|byte| text.feed(&[*byte])).collect();
         assert_eq!(lines, ["one", "two"]);
     }
 

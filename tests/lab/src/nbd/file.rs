@@ -10,7 +10,8 @@ use std::path::Path;
 
 pub(crate) fn open(path: &Path, size: u64) -> Result<File> {
     let what = || format!("disk file {}", path.display());
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(path).with_context(what)?;
+    let file =
+        File::options().read(true).write(true).create(true).truncate(false).open(path).with_context(what)?;
     let have = file.metadata().with_context(what)?.len();
     ensure!(have == 0 || have == size, "disk file {} has {have} bytes, wanted {size}", path.display());
     file.set_len(size).with_context(what)?;

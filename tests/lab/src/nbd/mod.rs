@@ -51,7 +51,8 @@ impl Disk {
     /// Serves `backing` (made sparse and empty if it is not there) under `socket`.
     pub fn start(socket: &Path, backing: &Path, size: u64, cache_limit: u64) -> Result<Self> {
         let file = file::open(backing, size)?;
-        let listener = UnixListener::bind(socket).with_context(|| format!("disk socket {}", socket.display()))?;
+        let listener =
+            UnixListener::bind(socket).with_context(|| format!("disk socket {}", socket.display()))?;
         let (wake, woken) = UnixStream::pair()?;
         let shared = Arc::new(Shared {
             disk: Mutex::new(Volatile::new(file, size, cache_limit)),
@@ -130,10 +131,8 @@ impl<M: Medium> Shared<M> {
 fn accept(listener: &UnixListener, woken: &UnixStream, shared: &Arc<Shared<File>>) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     loop {
-        let mut fds = [
-            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
-            PollFd::new(woken.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds =
+            [PollFd::new(listener.as_fd(), PollFlags::POLLIN), PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,

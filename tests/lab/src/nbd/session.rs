@@ -7,7 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 use std::io::{ErrorKind, Read, Write};
 
 /// Speaks with one client until it leaves. An error here ends this client only.
-pub(crate) fn serve<M: Medium>(stream: &mut (impl Read + Write), shared: &Shared<M>, epoch: u64) -> Result<()> {
+pub(crate) fn serve<M: Medium>(
+    stream: &mut (impl Read + Write),
+    shared: &Shared<M>,
+    epoch: u64,
+) -> Result<()> {
     if negotiate(stream, shared)? { transmit(stream, shared, epoch) } else { Ok(()) }
 }
 
@@ -20,7 +24,10 @@ fn negotiate<M: Medium>(stream: &mut (impl Read + Write), shared: &Shared<M>) ->
     hello.extend((wire::FIXED_NEWSTYLE | wire::NO_ZEROES).to_be_bytes());
     stream.write_all(&hello)?;
     let client = u32::from_be_bytes(take(stream)?);
-    ensure!(client & u32::from(wire::FIXED_NEWSTYLE) != 0, "client speaks no fixed newstyle: flags {client:#x}");
+    ensure!(
+        client & u32::from(wire::FIXED_NEWSTYLE) != 0,
+        "client speaks no fixed newstyle: flags {client:#x}"
+    );
     let no_zeroes = client & u32::from(wire::NO_ZEROES) != 0;
 
     loop {
@@ -89,7 +96,8 @@ fn transmit<M: Medium>(stream: &mut (impl Read + Write), shared: &Shared<M>, epo
         if request.command == Command::Disconnect {
             return Ok(());
         }
-        let Some(answer) = shared.at_epoch(epoch, |disk, counters| answer(&request, data, disk, counters)) else {
+        let Some(answer) = shared.at_epoch(epoch, |disk, counters| answer(&request, data, disk, counters))
+        else {
             // the power was cut while this request was on its way
             return Ok(());
         };

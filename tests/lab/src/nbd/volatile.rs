@@ -84,7 +84,7 @@ impl<M: Medium> Volatile<M> {
     }
 
     pub fn check(&self, at: u64, length: u64) -> Result<(), Refusal> {
-        if at % SECTOR != 0 || length % SECTOR != 0 {
+        if !at.is_multiple_of(SECTOR) || !length.is_multiple_of(SECTOR) {
             return Err(Refusal::Unaligned);
         }
         match at.checked_add(length) {
@@ -105,7 +105,9 @@ impl<M: Medium> Volatile<M> {
             let place = &mut into[(from - at) as usize..(to - at) as usize];
             let write = &self.log[(extent.write - self.first) as usize];
             match &write.what {
-                What::Data(data) => place.copy_from_slice(&data[(from - write.at) as usize..(to - write.at) as usize]),
+                What::Data(data) => {
+                    place.copy_from_slice(&data[(from - write.at) as usize..(to - write.at) as usize])
+                }
                 What::Zeros(_) => place.fill(0),
             }
         }
