@@ -3,7 +3,6 @@
 //! Who is up and connected is an argument; the world knows it.
 
 use crate::ids::{CaHash, ClusterId, MemberId};
-use crate::names::node_of;
 use crate::numbers::{AddRule, Numbers};
 use crate::texts;
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
@@ -125,17 +124,6 @@ impl EtcdModel {
 
     pub fn quorum(&self) -> usize {
         quorum(self.voters())
-    }
-
-    /// A started or unstarted member of the same node name that is not `name` itself.
-    pub fn duplicate_of(&self, node: &str, name: &str) -> Option<&Member> {
-        self.members()
-            .find(|m| m.name.as_deref().is_some_and(|other| other != name && node_of(other) == node))
-    }
-
-    /// An unstarted member at this address is taken for oneself: that is how a retried join goes on.
-    pub fn unstarted_at(&self, peer_url: &str) -> Option<MemberId> {
-        self.members().find(|m| m.name.is_none() && m.peer_url == peer_url).map(|m| m.id)
     }
 
     /// MemberAddAsLearner. The health gate comes first (before the proposal), the count of learners second (when it is applied).
@@ -340,13 +328,5 @@ mod tests {
         assert_eq!(c.remove(ids[1], true, up(2)), Err(Refused::Unhealthy));
         assert!(c.remove(ids[2], false, up(2)).is_ok());
         assert_eq!(c.remove(ids[2], false, up(2)), Err(Refused::NotFound));
-    }
-
-    #[test]
-    fn node_names_are_compared_without_their_suffix() {
-        let c = cluster(1);
-        assert!(c.duplicate_of("mini-pc-1", "mini-pc-1-ffffffff").is_some());
-        assert!(c.duplicate_of("mini-pc-1", "mini-pc-1-00000001").is_none());
-        assert!(c.duplicate_of("mini-pc-10", "mini-pc-10-00000001").is_none());
     }
 }

@@ -11,6 +11,7 @@ extern crate alloc;
 pub mod cluster; // one etcd cluster: members, learners, gates, removal
 pub mod config; // what is in config.yaml that decides about membership
 pub mod ids; // member and cluster ids, derived as etcd derives them
+pub mod join; // one look of the join loop at a member list
 pub mod names; // member names and their node names
 pub mod numbers; // every period and limit, real and scaled
 pub mod start; // the join table: disk facts and config -> what this start does

@@ -1,15 +1,17 @@
 //! What one server's k3s process does by itself: boot by the join table, the join loop, noticing a removal, leaving without quorum.
 
 use super::{Cluster, Event, Joining, Process, Run, Wal, World, peer_url};
-use crate::cluster::{EtcdModel, NodeObject, Refused};
+use crate::cluster::{EtcdModel, Member, NodeObject, Refused};
 use crate::config::url_host;
 use crate::ids::{CaHash, MemberId};
+use crate::join::{JoinStep, decide_join};
 use crate::names::member_name;
 use crate::start::Start;
 use crate::texts;
 use alloc::{
     format,
     string::{String, ToString},
+    vec::Vec,
 };
 
 impl World {
@@ -152,12 +154,15 @@ impl World {
         }
         let name = self.own_name(at);
         let url = peer_url(&self.servers[at].address);
-        if self.clusters[c].etcd.duplicate_of(&self.servers[at].name, &name).is_some() {
-            return Err(NoJoin::Duplicate);
-        }
-        let listed = self.clusters[c].etcd.members().find(|m| m.name.as_deref() == Some(name.as_str()));
-        if let Some(id) = listed.map(|m| m.id).or_else(|| self.clusters[c].etcd.unstarted_at(&url)) {
-            return Ok(id);
+        let members: Vec<Member> = self.clusters[c].etcd.members().cloned().collect();
+        let machine = &self.servers[at];
+        match decide_join(&members, &machine.name, &name, &machine.address) {
+            JoinStep::Duplicate => return Err(NoJoin::Duplicate),
+            JoinStep::GoOn { .. } | JoinStep::Alone => {
+                let own = members.iter().find(|m| m.peer_url == url);
+                return own.map(|m| m.id).ok_or(NoJoin::Duplicate);
+            }
+            JoinStep::Add { .. } => {}
         }
         let Some(leader_at) = self.leader_heard(c, joining.via).filter(|_| heard) else {
             return Err(NoJoin::Wait(String::from(texts::ADD_TIMED_OUT)));
