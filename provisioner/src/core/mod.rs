@@ -5,7 +5,7 @@
 //! in memory; what was promised is in the store.
 
 /// Who is answered at boot, and which files are served.
-mod boot_table;
+pub mod boot_table;
 /// Membership: who may start k3s, and what servers are told to do.
 mod cluster_step;
 /// What happened, per machine, bounded.
