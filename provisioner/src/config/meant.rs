@@ -58,6 +58,11 @@ words!(
     Dhcp { Proxy = "proxy", Authoritative = "authoritative", Off = "off" }
 );
 words!(
+    /// When this host's clock may be signed: once the kernel says it is synchronised, or always, because a person says
+    /// that it is right.
+    Clock { Ntp = "ntp", Local = "local" }
+);
+words!(
     /// Whether an empty disk is ordered at admission.
     Install { Auto = "auto", Manual = "manual" }
 );
@@ -77,7 +82,7 @@ pub struct Provisioner {
     /// Whom to become after the ports are open; `None` stays who it is and keeps only the right to bind low ports.
     pub user: Option<String>,
     pub api_port: u16,
-    pub http_port: u16,
+    pub clock: Clock,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

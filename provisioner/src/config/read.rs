@@ -1,7 +1,7 @@
 //! From written to meant, section by section; every fault is collected, so that one run shows them all.
 
 use super::faults::{Fault, did_you_mean};
-use super::meant::{Config, Dhcp, K3s, Kata, Network, Provisioner, Topology};
+use super::meant::{Clock, Config, Dhcp, K3s, Kata, Network, Provisioner, Topology};
 use super::read_machine;
 use super::wire;
 use muster_protocol::class::{Class, DmiRule};
@@ -132,13 +132,17 @@ fn provisioner(reader: &mut Reader, written: &wire::Provisioner) -> Option<Provi
         Some(text) => reader.word(text, "dhcp mode", Dhcp::WORDS)?,
         None => Dhcp::Proxy,
     };
+    let clock = match &written.clock {
+        Some(text) => reader.word(text, "source for `clock`", Clock::WORDS)?,
+        None => Clock::Ntp,
+    };
     let port = |port: &Option<Spanned<u16>>, default| port.as_ref().map_or(default, |port| *port.get_ref());
     Some(Provisioner {
         interface: interface.clone(),
         dhcp,
         user: written.user.as_ref().map(|user| user.get_ref().clone()),
         api_port: port(&written.api_port, muster_protocol::beacon::PORT),
-        http_port: port(&written.http_port, 80),
+        clock,
     })
 }
 

@@ -35,7 +35,7 @@ pub struct Provisioner {
     pub dhcp: Option<Text>,
     pub user: Option<Text>,
     pub api_port: Option<Spanned<u16>>,
-    pub http_port: Option<Spanned<u16>>,
+    pub clock: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -156,22 +156,6 @@ impl Core {
         let events = events::of(&view, name.as_str())?;
         Ok(Some(Explanation { name: name.to_string(), verdict, next, events }))
     }
-
-    /// Who netboots here: for the servers on 67, 69, 80 and 4011.
-    pub fn note_boot(
-        &mut self,
-        unix_ms: u64,
-        mac: Option<muster_protocol::ids::Mac>,
-        from: std::net::IpAddr,
-        seen: super::timeline::Seen,
-    ) {
-        self.traces.note(unix_ms, mac, from, seen);
-    }
-
-    /// DHCP saw that this address is that machine's.
-    pub fn learn_address(&mut self, address: std::net::IpAddr, mac: muster_protocol::ids::Mac) {
-        self.traces.learn(address, mac);
-    }
 }
 
 #[cfg(test)]

@@ -231,6 +231,11 @@ impl Core {
         Ok((roster.version, bytes))
     }
 
+    /// For an operator's own copy.
+    pub fn roster_bytes(&self) -> Result<Vec<u8>, CoreError> {
+        self.store.write(|tx| self.roster(tx).map(|(_, bytes)| bytes))
+    }
+
     fn members(&self, tx: &Tx) -> Result<Vec<Member>, CoreError> {
         let mut members = Vec::new();
         for (name, key) in admitted(tx)? {

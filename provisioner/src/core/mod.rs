@@ -4,6 +4,8 @@
 //! Nothing here waits for I/O other than the store's. What is only heard (statuses, live claims, DHCP's traces) is kept
 //! in memory; what was promised is in the store.
 
+/// Who is answered at boot, and which files are served.
+pub mod boot_table;
 /// Membership: who may start k3s, and what servers are told to do.
 mod cluster_step;
 /// What happened, per machine, bounded.
@@ -24,6 +26,8 @@ pub mod operator;
 mod ordering;
 /// The whole picture, for `muster status`.
 pub mod picture;
+/// What an install would do, before it is done.
+pub mod plan;
 /// What a machine says of its progress.
 mod report;
 /// What a running node says and hears.
@@ -36,7 +40,7 @@ use crate::cluster::evidence::Heard;
 use crate::cluster::membership::Decision;
 use crate::cluster::record::Record;
 use crate::config::meant::Config;
-use crate::store::rows::{HOME, Home, MACHINES, MachineRow, OPERATORS};
+use crate::store::rows::{COUNTERS, HOME, Home, MACHINES, MachineRow, OPERATORS};
 use crate::store::{Read, Store, StoreError};
 use live::Live;
 use muster_protocol::ids::{Mac, NodeName};
@@ -117,9 +121,12 @@ pub struct Core {
     record: Record,
     decision: Decision,
     traces: timeline::Traces,
+    strangers: crate::boot::seen::Seen,
     alarms: freeze::Alarms,
 }
 
+/// How often the time is remembered.
+const TIME_EVERY_S: u64 = 600;
 /// Unadmitted keys whose names are remembered; the rest must say hello again.
 const NAMED: usize = 4096;
 
@@ -148,6 +155,7 @@ impl Core {
             record,
             decision: Decision::default(),
             traces,
+            strangers: crate::boot::seen::Seen::default(),
             alarms: freeze::Alarms::default(),
         })
     }
@@ -180,7 +188,27 @@ impl Core {
     /// Once a second: time passes for what is remembered and for the cluster.
     pub fn tick(&mut self, now: Now) -> Result<(), CoreError> {
         self.traces.save(&self.store)?;
+        self.note_time(now)?;
         self.cluster_step(now)
+    }
+
+    /// Remembers the time now and then: a clock that later is below it is not believed.
+    fn note_time(&self, now: Now) -> Result<(), CoreError> {
+        self.store.write(|tx| {
+            let known = tx.get(COUNTERS, "unix")?.unwrap_or(0);
+            if now.clock && now.unix() > known + TIME_EVERY_S {
+                tx.put(COUNTERS, "unix", &now.unix())
+            } else {
+                Ok(())
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The earliest that it can be now.
+    pub fn earliest(&self) -> Result<u64, CoreError> {
+        let known = self.store.view()?.get(COUNTERS, "unix")?.unwrap_or(0);
+        Ok(known.max(self.trust.build_epoch))
     }
 
     fn note_name(&mut self, key: Fingerprint, name: &NodeName) {

@@ -2,6 +2,7 @@
 //! kernel started.
 
 use super::live::HelloSeen;
+use crate::boot::event::What;
 use crate::store::rows::{FileDone, StageRow, TRACES, Trace};
 use crate::store::{Read, Store, StoreError};
 use muster_protocol::ids::Mac;
@@ -15,19 +16,6 @@ const KEPT: usize = 200;
 const LOADING_MS: u64 = 180_000;
 /// Traces of machines that are not declared are counted elsewhere; this bounds what a flood could do.
 const MACHINES: usize = 4096;
-
-/// What is told by whoever serves DHCP, TFTP and HTTP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
-    Discover,
-    Offer,
-    Request4011,
-    Ack4011,
-    FileStart { name: String },
-    FileDone { name: String, bytes: u64, ms: u64 },
-    FileFailed { name: String, why: String },
-    Ignored { why: String },
-}
 
 /// The last boot attempt of each machine, by MAC.
 #[derive(Debug, Default)]
@@ -71,39 +59,21 @@ impl Traces {
         self.mac_at.insert(address, mac);
     }
 
-    pub fn note(&mut self, unix_ms: u64, mac: Option<Mac>, from: IpAddr, seen: Seen) {
+    /// One thing that DHCP, TFTP or HTTP saw.
+    pub fn note(&mut self, unix_ms: u64, mac: Option<Mac>, from: IpAddr, what: &What) {
+        if let (Some(mac), What::Request4011 { ciaddr }) = (mac, what)
+            && !ciaddr.is_unspecified()
+        {
+            self.learn(IpAddr::V4(*ciaddr), mac);
+        }
         let Some(mac) = mac.or_else(|| self.mac_at.get(&from).copied()) else { return };
         if self.by_mac.len() >= MACHINES && !self.by_mac.contains_key(&mac) {
             return;
         }
         let trace = self.by_mac.entry(mac).or_default();
-        match seen {
-            // Firmware repeats DISCOVER a few times within one attempt; a later one after a file is a new boot.
-            Seen::Discover => {
-                if trace.file_start.is_some()
-                    || trace.discover.is_none_or(|at| unix_ms.saturating_sub(at) > 60_000)
-                {
-                    *trace = Trace { discover: Some(unix_ms), ..Trace::default() };
-                }
-            }
-            Seen::Offer => trace.offer = Some(unix_ms),
-            Seen::Request4011 => trace.request_4011 = Some(unix_ms),
-            Seen::Ack4011 => trace.ack_4011 = Some(unix_ms),
-            Seen::FileStart { .. } => {
-                trace.file_start = Some(trace.file_start.unwrap_or(unix_ms));
-                trace.file_failed = None;
-            }
-            Seen::FileDone { name, bytes, ms } => {
-                trace.file_done = Some(FileDone { at_unix_ms: unix_ms, name, bytes, ms });
-            }
-            Seen::FileFailed { name, why } => trace.file_failed = Some((unix_ms, format!("{name}: {why}"))),
-            Seen::Ignored { why } => {
-                if trace.ignored.len() < 16 || trace.ignored.contains_key(&why) {
-                    *trace.ignored.entry(why).or_default() += 1;
-                }
-            }
+        if take(trace, unix_ms, what) {
+            self.changed.insert(mac);
         }
-        self.changed.insert(mac);
     }
 
     pub(super) fn note_hello(&mut self, unix_ms: u64, mac: Mac) {
@@ -114,6 +84,51 @@ impl Traces {
             self.changed.insert(mac);
         }
     }
+}
+
+/// Tells whether the trace changed.
+fn take(trace: &mut Trace, unix_ms: u64, what: &What) -> bool {
+    // Artifacts come over the same ports while a machine installs; they are no boot files.
+    let boots = |name: &str| name.ends_with(".efi");
+    match what {
+        // Firmware repeats DISCOVER a few times within one attempt; a later one after a file is a new boot.
+        What::DhcpDiscover { .. } => {
+            let again = trace.discover.is_some_and(|at| unix_ms.saturating_sub(at) <= 60_000);
+            if trace.file_start.is_none() && again {
+                return false;
+            }
+            *trace = Trace { discover: Some(unix_ms), ..Trace::default() };
+        }
+        What::DhcpOffer { .. } => trace.offer = Some(unix_ms),
+        What::DhcpRequest { .. } | What::TftpProbe { .. } => return false,
+        What::Request4011 { .. } => trace.request_4011 = Some(unix_ms),
+        What::Ack4011 { .. } => trace.ack_4011 = Some(unix_ms),
+        What::TftpStart { name } | What::HttpStart { name } if boots(name) => {
+            trace.file_start = Some(trace.file_start.unwrap_or(unix_ms));
+            trace.file_failed = None;
+        }
+        What::TftpDone { name, bytes, ms } | What::HttpDone { name, bytes, ms } if boots(name) => {
+            trace.file_done =
+                Some(FileDone { at_unix_ms: unix_ms, name: name.clone(), bytes: *bytes, ms: *ms });
+        }
+        What::TftpFailed { name, why } | What::HttpFailed { name, why } if boots(name) => {
+            trace.file_failed = Some((unix_ms, format!("{name}: {why}")));
+        }
+        What::TftpStart { .. }
+        | What::HttpStart { .. }
+        | What::TftpDone { .. }
+        | What::HttpDone { .. }
+        | What::TftpFailed { .. }
+        | What::HttpFailed { .. } => return false,
+        What::Ignored { why } => {
+            let why = why.to_string();
+            if trace.ignored.len() >= 16 && !trace.ignored.contains_key(&why) {
+                return false;
+            }
+            *trace.ignored.entry(why).or_default() += 1;
+        }
+    }
+    true
 }
 
 fn newest(trace: &Trace) -> Option<u64> {
@@ -209,9 +224,19 @@ pub fn add_netboot(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::firmware::{Firmware, FirmwareArch, Way};
 
     fn stage(step: &str, started_ms: u64) -> Stage {
         Stage { step: step.into(), started_ms, ms: 5, bytes: None }
+    }
+
+    fn discover() -> What {
+        let arch = FirmwareArch::Uefi(muster_protocol::ids::Arch::X86_64);
+        What::DhcpDiscover { firmware: Firmware { way: Way::Pxe, arch } }
+    }
+
+    fn start() -> What {
+        What::TftpStart { name: "x.efi".into() }
     }
 
     #[test]
@@ -246,11 +271,11 @@ mod tests {
     fn tftp_finds_the_machine_by_its_address() {
         let (mac, ip) = (Mac([2, 0, 0, 0, 0, 1]), IpAddr::from([10, 0, 0, 7]));
         let mut traces = Traces::default();
-        traces.note(1, Some(mac), ip, Seen::Discover);
-        traces.note(2, None, ip, Seen::FileStart { name: "x".into() });
+        traces.note(1, Some(mac), ip, &discover());
+        traces.note(2, None, ip, &start());
         assert_eq!(traces.of(&[mac]).unwrap().file_start, None, "the address is not known yet");
         traces.learn(ip, mac);
-        traces.note(3, None, ip, Seen::FileDone { name: "x".into(), bytes: 1, ms: 1 });
+        traces.note(3, None, ip, &What::TftpDone { name: "x.efi".into(), bytes: 1, ms: 1 });
         assert!(traces.of(&[mac]).unwrap().file_done.is_some());
     }
 
@@ -258,11 +283,11 @@ mod tests {
     fn a_new_discover_after_a_file_is_a_new_boot() {
         let (mac, ip) = (Mac([2, 0, 0, 0, 0, 1]), IpAddr::from([10, 0, 0, 7]));
         let mut traces = Traces::default();
-        traces.note(1, Some(mac), ip, Seen::Discover);
-        traces.note(4_000, Some(mac), ip, Seen::Discover);
+        traces.note(1, Some(mac), ip, &discover());
+        traces.note(4_000, Some(mac), ip, &discover());
         assert_eq!(traces.of(&[mac]).unwrap().discover, Some(1), "a repetition");
-        traces.note(5_000, Some(mac), ip, Seen::FileStart { name: "x".into() });
-        traces.note(9_000, Some(mac), ip, Seen::Discover);
+        traces.note(5_000, Some(mac), ip, &start());
+        traces.note(9_000, Some(mac), ip, &discover());
         assert_eq!(traces.of(&[mac]).unwrap().discover, Some(9_000));
     }
 }
