@@ -37,7 +37,7 @@ fn is_disk(name: &str) -> bool {
 
 fn disk(name: String, folder: &Path) -> Disk {
     // 512 whatever the block size is: the kernel's unit.
-    let size_bytes = text::number(folder.join("size")).unwrap_or(0).saturating_mul(512);
+    let size_bytes = text::number(folder.join("size")).and_then(|units| units.checked_mul(512)).unwrap_or(0);
     let block = text::number(folder.join("queue/logical_block_size"));
     Disk {
         id: DiskId { wwn: wwn(folder), serial: serial(folder), size_bytes },

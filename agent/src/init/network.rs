@@ -9,6 +9,7 @@ use muster_protocol::ids::{Cidr, Mac};
 use muster_protocol::inventory::Nic;
 use muster_protocol::manifest;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use tokio::sync::{mpsc, watch};
@@ -159,15 +160,17 @@ async fn follow(
     luck: u32,
     events: &mpsc::Sender<(u32, Event)>,
 ) -> anyhow::Result<()> {
-    if !live.contains_key(&nic.mac) {
-        let interface =
-            nix::net::if_::if_nametoindex(nic.name.as_str()).context("looking up an interface")?;
-        // Before it is up, a port does not know whether it has a link.
-        links.up(interface).await?;
-        let port = Port { name: nic.name.clone(), mac: nic.mac, carrier: false, address: None };
-        live.insert(nic.mac, Live { interface, how: How::Leave, client: None, port });
-    }
-    let Some(live) = live.get_mut(&nic.mac) else { return Ok(()) };
+    let live = match live.entry(nic.mac) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => {
+            let interface =
+                nix::net::if_::if_nametoindex(nic.name.as_str()).context("looking up an interface")?;
+            // Before it is up, a port does not know whether it has a link.
+            links.up(interface).await?;
+            let port = Port { name: nic.name.clone(), mac: nic.mac, carrier: false, address: None };
+            new.insert(Live { interface, how: How::Leave, client: None, port })
+        }
+    };
     if nic.carrier != live.port.carrier {
         tracing::info!(port = nic.name, mac = %nic.mac, link = nic.carrier, "link");
         live.port.carrier = nic.carrier;
