@@ -1,5 +1,6 @@
 //! What was asked, and the way there: `k3s server|agent|kubectl|etcd-snapshot|--version`.
 
+use crate::base::log::say;
 use crate::base::paths::{DEFAULT_DATA_DIR, Paths};
 use crate::base::settings::{BadSettings, Role, Settings, Written, check_keys, read_files, read_flags};
 use crate::base::{log, version};
@@ -100,7 +101,7 @@ fn print_version() -> i32 {
         Ok(etcd) => format!("{} ({})", locate::version(&etcd), etcd.display()),
         Err(_) => "not found".to_owned(),
     };
-    println!("{}", version::text(&version::release(exe_dir.as_deref()), &etcd));
+    say!("{}", version::text(&version::release(exe_dir.as_deref()), &etcd));
     0
 }
 

@@ -1,5 +1,6 @@
 //! `k3s etcd-snapshot save|ls|delete`: the datastore as etcd streams it, in db/snapshots/<name>-<node>-<unix time>.
 
+use crate::base::log::say;
 use crate::base::clock::{rfc3339, unix_now};
 use crate::base::paths::{Paths, write};
 use crate::base::settings::{Settings, Written};
@@ -76,15 +77,15 @@ fn list(output: Option<&str>, paths: &Paths) -> anyhow::Result<()> {
     let objects: Vec<Value> =
         names.iter().filter_map(|n| object(n, &paths.snapshots().join(n), &hash)).collect();
     match output {
-        Some("json") => println!(
+        Some("json") => say!(
             "{:#}",
             json!({"apiVersion": "k3s.cattle.io/v1", "kind": "ETCDSnapshotFileList", "metadata": {}, "items": objects})
         ),
         Some(other) => bail!("the stand-in has no output format {other}"),
         None => {
-            println!("Name Location Size Created");
+            say!("Name Location Size Created");
             for o in &objects {
-                println!(
+                say!(
                     "{} {} {} {}",
                     o["spec"]["snapshotName"].as_str().unwrap_or_default(),
                     o["spec"]["location"].as_str().unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! Log lines in the form that k3s prints (logrus text on stderr), so that what searches for its texts finds them here.
 
 use crate::base::clock::rfc3339_now;
+use std::io::Write;
 
 pub fn info(msg: &str) {
     line("info", msg, &[]);
@@ -22,8 +23,22 @@ pub fn info_with(msg: &str, fields: &[(&str, &str)]) {
     line("info", msg, fields);
 }
 
+/// A line that has its form already, such as etcd's own. A reader that went away is no reason to end.
+pub fn raw(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A line of data on stdout; unlike `println!`, a reader that has seen enough is no failure.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+pub(crate) use say;
+
 fn line(level: &str, msg: &str, fields: &[(&str, &str)]) {
-    eprintln!("{}", text(&rfc3339_now(), level, msg, fields));
+    raw(&text(&rfc3339_now(), level, msg, fields));
 }
 
 fn text(time: &str, level: &str, msg: &str, fields: &[(&str, &str)]) -> String {

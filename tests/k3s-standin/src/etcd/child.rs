@@ -45,7 +45,7 @@ impl Etcd {
                     if line.contains(texts::PERMANENTLY_REMOVED) {
                         removed.set(true);
                     }
-                    eprintln!("{line}");
+                    log::raw(&line);
                 }
             });
         }
@@ -70,10 +70,20 @@ impl Etcd {
     }
 }
 
-/// The hidden subcommand: `etcd-child PARENT ETCD CONFIG`. Returns only if it failed.
+/// The hidden subcommand `etcd-child PARENT ETCD CONFIG`. Returns only if it failed.
 pub fn become_etcd(args: &[String]) -> std::io::Error {
-    let [parent, etcd, config] = args else {
-        return std::io::Error::other("usage: etcd-child PARENT ETCD CONFIG");
+    match args {
+        [parent, etcd, config] => {
+            become_child(&[parent.clone(), etcd.clone(), "--config-file".to_owned(), config.clone()])
+        }
+        _ => std::io::Error::other("usage: etcd-child PARENT ETCD CONFIG"),
+    }
+}
+
+/// `PARENT PROGRAM ARGS…`: become PROGRAM, to be killed when PARENT dies. Returns only if it failed.
+pub fn become_child(args: &[String]) -> std::io::Error {
+    let [parent, program, rest @ ..] = args else {
+        return std::io::Error::other("usage: PARENT PROGRAM [ARGS]");
     };
     if let Err(e) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL) {
         return e.into();
@@ -82,5 +92,6 @@ pub fn become_etcd(args: &[String]) -> std::io::Error {
     if getppid().to_string() != *parent {
         return std::io::Error::other("the parent is gone");
     }
-    std::process::Command::new(etcd).arg("--config-file").arg(config).exec()
+    let failed = std::process::Command::new(program).args(rest).exec();
+    std::io::Error::new(failed.kind(), format!("{program}: {failed}"))
 }

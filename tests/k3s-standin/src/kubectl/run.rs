@@ -1,5 +1,6 @@
 //! The verbs. stdout is for data, stderr for people.
 
+use crate::base::log::say;
 use crate::api::kinds::Place;
 use crate::base::paths::Paths;
 use crate::base::yaml;
@@ -44,7 +45,7 @@ async fn try_run(args: &[String], paths: &Paths) -> Result<(), KubectlError> {
 async fn get(api: &Api, call: &Call) -> Result<(), KubectlError> {
     if let Some(path) = &call.raw {
         let reply = api.get(path).await?;
-        print!("{}", reply.text());
+        let _ = std::io::Write::write_all(&mut std::io::stdout(), &reply.body);
         return Ok(());
     }
     let (noun, name) = noun_and_name(call)?;
@@ -59,8 +60,8 @@ async fn get(api: &Api, call: &Call) -> Result<(), KubectlError> {
         object["kind"] = "List".into();
     }
     match call.output.as_deref() {
-        Some("json") => println!("{:#}", object),
-        Some("name") => items(&object).iter().for_each(|o| println!("{}/{}", singular(&place), meta_name(o))),
+        Some("json") => say!("{:#}", object),
+        Some("name") => items(&object).iter().for_each(|o| say!("{}/{}", singular(&place), meta_name(o))),
         Some(other) => {
             return Err(KubectlError::Usage(format!("the stand-in has no output format {other:?}")));
         }
@@ -87,11 +88,11 @@ fn table(place: &Place, objects: &[Value]) {
         return;
     }
     if place.plural != "nodes" {
-        println!("NAME");
-        objects.iter().for_each(|o| println!("{}", meta_name(o)));
+        say!("NAME");
+        objects.iter().for_each(|o| say!("{}", meta_name(o)));
         return;
     }
-    println!("{:<20} {:<26} {:<22} VERSION", "NAME", "STATUS", "ROLES");
+    say!("{:<20} {:<26} {:<22} VERSION", "NAME", "STATUS", "ROLES");
     for node in objects {
         let mut status = match ready_status(node) {
             Some("True") => "Ready".to_owned(),
@@ -106,7 +107,7 @@ fn table(place: &Place, objects: &[Value]) {
             .unwrap_or_default();
         let roles = if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") };
         let version = node["status"]["nodeInfo"]["kubeletVersion"].as_str().unwrap_or_default();
-        println!("{:<20} {status:<26} {roles:<22} {version}", meta_name(node));
+        say!("{:<20} {status:<26} {roles:<22} {version}", meta_name(node));
     }
 }
 
@@ -141,7 +142,7 @@ async fn change(
     if let Some(patch) = &change.patch {
         api.merge(&path, patch).await?;
     }
-    println!("{}", change.said);
+    say!("{}", change.said);
     Ok(())
 }
 
@@ -175,7 +176,7 @@ async fn drain(api: &Api, call: &Call) -> Result<(), KubectlError> {
     for name in node_names(call) {
         change(api, name, |node| Ok(nodes::cordon(node, true))).await?;
         eprintln!("stand-in: no pods run here, none was evicted");
-        println!("node/{name} drained");
+        say!("node/{name} drained");
     }
     Ok(())
 }
@@ -191,7 +192,7 @@ async fn delete(api: &Api, call: &Call) -> Result<(), KubectlError> {
     for name in names {
         let place = place(&noun, call, &name)?;
         match api.delete(&place.path()).await {
-            Ok(_) => println!("{} {name:?} deleted", singular(&place)),
+            Ok(_) => say!("{} {name:?} deleted", singular(&place)),
             Err(KubectlError::Server { code: 404, .. }) if call.ignore_not_found => continue,
             Err(e) => return Err(e),
         }
@@ -229,7 +230,7 @@ async fn apply(api: &Api, call: &Call) -> Result<(), KubectlError> {
             KubectlError::Usage(format!("{file}: an object lacks apiVersion, kind or metadata.name"))
         })?;
         api.apply(&place.path(), &call.field_manager, &object).await?;
-        println!("{} serverside-applied", place.shown());
+        say!("{} serverside-applied", place.shown());
     }
     Ok(())
 }

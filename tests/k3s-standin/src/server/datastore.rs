@@ -7,6 +7,7 @@ use crate::etcd::metrics;
 use crate::server::state::{End, K3s, Phase};
 use k3s_model::names::member_name;
 use k3s_model::texts;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -59,8 +60,10 @@ pub fn start(
         metrics_on_node_ip: k3s.settings.metrics_on_node_ip,
         debug: std::env::var_os("K3S_STANDIN_ETCD_DEBUG").is_some(),
     };
-    let file = k3s.paths.etcd_db().join("config");
+    let dir = k3s.paths.etcd_db();
+    let file = dir.join("config");
     paths::write(&file, 0o600, member.config(&k3s.paths, initial).as_bytes())?;
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700))?;
     let child = Etcd::start(etcd, &file)?;
     k3s.phase.set(Phase::Etcd);
     let (stop, stopped) = oneshot::channel();
@@ -98,8 +101,8 @@ async fn ended(k3s: &K3s, removed: bool, status: &str) {
         // removed while it was down: the real one stays for ever with these words, without health and without a tombstone
         (true, false) => {
             k3s.phase.set(Phase::Lingering);
-            eprintln!("{{\"level\":\"warn\",\"msg\":\"server error\",\"error\":{:?}}}", texts::PERMANENTLY_REMOVED);
-            eprintln!("{{\"level\":\"warn\",\"msg\":{:?}}}", texts::DATA_DIR_MUST_GO);
+            log::raw(&format!("{{\"level\":\"warn\",\"msg\":\"server error\",\"error\":{:?}}}", texts::PERMANENTLY_REMOVED));
+            log::raw(&format!("{{\"level\":\"warn\",\"msg\":{:?}}}", texts::DATA_DIR_MUST_GO));
             metrics::stand_in_for_removed().await;
         }
         (false, _) => k3s.end(End::Fatal(format!("etcd exited: {status}"))),
