@@ -44,6 +44,9 @@ fn retry(luck: u16) -> Duration {
     Duration::from_millis(4000 + u64::from(luck) % 2001)
 }
 
+/// What has not changed for this long is shown.
+const LASTED: Duration = Duration::from_secs(2);
+
 /// How often a machine that hears nobody says so in its log.
 const REMIND: Duration = Duration::from_secs(30);
 
@@ -102,7 +105,7 @@ async fn find(machine: &mut Machine, net: &mut Net) -> Option<anyhow::Result<Fou
     loop {
         let ports = net.ports.borrow_and_update().clone();
         let (reason, addressed) = unheard(&ports);
-        machine.show(State::Netbooted, Some(&reason));
+        machine.now(State::Netbooted, Some(&reason));
         if addressed && reminded.is_none_or(|at| at.elapsed() >= REMIND) {
             tracing::info!("no provisioner found yet; listening on 7480/udp");
             reminded = Some(Instant::now());
@@ -120,7 +123,8 @@ async fn find(machine: &mut Machine, net: &mut Net) -> Option<anyhow::Result<Fou
                     return Some(Err(anyhow::anyhow!("the network's task has ended")));
                 }
             }
-            () = sleep(Duration::from_secs(2)) => {
+            () = sleep(LASTED) => {
+                machine.print();
                 if disks_changed(machine) {
                     return None;
                 }
