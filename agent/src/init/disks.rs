@@ -117,7 +117,7 @@ pub(super) fn choose(found: Vec<(String, Marker)>, cluster: ClusterId) -> Option
 /// Whether to stop looking for disks: at an installed one at once, at others when no more have come for a while.
 /// Controllers probe on their own time, a disk array takes seconds.
 pub(super) fn is_settled(installed: bool, any: bool, quiet_ms: u64, waited_ms: u64) -> bool {
-    const QUIET_MS: u64 = 1000;
+    const QUIET_MS: u64 = 600;
     const NONE_MS: u64 = 5000;
     installed || (any && quiet_ms >= QUIET_MS) || waited_ms >= NONE_MS
 }
@@ -172,8 +172,8 @@ mod tests {
     #[test]
     fn looking_ends_at_an_installed_disk_at_once() {
         assert!(is_settled(true, true, 0, 0));
-        assert!(!is_settled(false, true, 500, 500));
-        assert!(is_settled(false, true, 1000, 1200));
+        assert!(!is_settled(false, true, 500, 1200));
+        assert!(is_settled(false, true, 600, 1200));
         assert!(!is_settled(false, false, 4000, 4000));
         assert!(is_settled(false, false, 5000, 5000));
     }

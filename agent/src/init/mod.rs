@@ -60,7 +60,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// The whole life of PID 1 in the boot image.
 pub fn run() -> ! {
     let began_ms = timeline::uptime_ms();
-    let log = Log::to_stderr().install();
+    let log = Log::of_pid_1().install();
     end::prepare(log);
     let kernel = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
     let mut machine = Machine::new(log, kernel.unwrap_or_default(), began_ms);

@@ -45,9 +45,9 @@ pub(super) const PHASES: &[Phase] = &[
         again: false,
     },
     Phase { name: "disks", run: disks, failure: Failure::IsTold, again: true },
-    Phase { name: "detect", run: detect, failure: Failure::IsTold, again: true },
     Phase { name: "key", run: node_key, failure: Failure::Ends, again: true },
     Phase { name: "network", run: network, failure: Failure::Ends, again: true },
+    Phase { name: "detect", run: detect, failure: Failure::IsTold, again: true },
 ];
 
 pub(super) fn run<'a>(
@@ -167,11 +167,6 @@ fn disks(machine: &mut Machine) -> anyhow::Result<()> {
 
 fn detect(machine: &mut Machine) -> anyhow::Result<()> {
     survey::refresh(machine, Path::new("/"));
-    let bootable = machine.ours.as_ref().is_some_and(|ours| ours.mounted);
-    if !bootable {
-        let cluster = machine.trust()?.cluster;
-        survey::look(machine, Path::new("/"), cluster);
-    }
     let class = machine.class();
     let Inventory { arch, dmi, cpu, memory_bytes, disks, nics, pci, firmware, kvm: _ } =
         machine.inventory()?;
@@ -181,6 +176,16 @@ fn detect(machine: &mut Machine) -> anyhow::Result<()> {
         cpu = cpu.model, threads = cpu.threads, memory_mib = memory_bytes >> 20, disks = disks.len(),
         nics = nics.len(), pci = pci.len(), uefi = firmware.uefi, "machine"
     );
+    if machine.ours.as_ref().is_some_and(|ours| ours.mounted) {
+        return Ok(());
+    }
+    // Links come up and DHCP asks while the disks are read.
+    let (unseen, cluster) = (survey::unseen(machine), machine.trust()?.cluster);
+    let runtime = machine.runtime.as_ref().context("the network was not started")?;
+    let look =
+        async { tokio::task::spawn_blocking(move || survey::seen(&unseen, Path::new("/"), cluster)).await };
+    let seen = runtime.block_on(look).context("looking at the disks")?;
+    survey::fill(machine, seen);
     Ok(())
 }
 
@@ -222,6 +227,7 @@ fn network(machine: &mut Machine) -> anyhow::Result<()> {
     let mut luck = [0; 4];
     getrandom::fill(&mut luck).context("asking for random bytes")?;
     let net = runtime.block_on(async { Net::start(declared, u32::from_le_bytes(luck)) })?;
+    machine.ports = Some(net.ports.clone());
     machine.net = Some(net);
     machine.runtime = Some(runtime);
     Ok(())

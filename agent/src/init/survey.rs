@@ -37,12 +37,24 @@ pub(super) fn refresh(machine: &mut Machine, root: &Path) -> bool {
 /// Fills in the contents of fixed disks that were not looked at yet. The disk that this machine boots from is left
 /// out: it is in use, and a boot must not wait for 1,024 samples.
 pub(super) fn look(machine: &mut Machine, root: &Path, cluster: ClusterId) {
-    let booted = machine.ours.as_ref().filter(|ours| ours.mounted).map(|ours| ours.name.clone());
-    let Some(inventory) = &mut machine.inventory else { return };
-    for disk in inventory.disks.iter_mut().filter(|disk| disk.contents.is_none() && is_fixed(disk)) {
-        if booted.as_ref() == Some(&disk.name) {
-            continue;
-        }
+    let disks = unseen(machine);
+    fill(machine, seen(&disks, root, cluster));
+}
+
+/// Disks whose contents are wanted.
+pub(super) fn unseen(machine: &Machine) -> Vec<Disk> {
+    let booted = machine.ours.as_ref().filter(|ours| ours.mounted).map(|ours| &ours.name);
+    let disks = machine.inventory.iter().flat_map(|inventory| &inventory.disks);
+    disks
+        .filter(|disk| disk.contents.is_none() && is_fixed(disk) && booted != Some(&disk.name))
+        .cloned()
+        .collect()
+}
+
+/// The slow part: reads the disks.
+pub(super) fn seen(disks: &[Disk], root: &Path, cluster: ClusterId) -> Vec<(String, Contents)> {
+    let mut seen = Vec::new();
+    for disk in disks {
         match contents(root, disk, cluster) {
             Ok(contents) => {
                 tracing::info!(
@@ -51,9 +63,20 @@ pub(super) fn look(machine: &mut Machine, root: &Path, cluster: ClusterId) {
                     found = contents.found.join(", "),
                     "disk"
                 );
-                disk.contents = Some(contents);
+                seen.push((disk.name.clone(), contents));
             }
             Err(error) => tracing::warn!(disk = disk.name, %error, "cannot look at a disk"),
+        }
+    }
+    seen
+}
+
+/// Keeps what was seen.
+pub(super) fn fill(machine: &mut Machine, seen: Vec<(String, Contents)>) {
+    let Some(inventory) = &mut machine.inventory else { return };
+    for (name, contents) in seen {
+        if let Some(disk) = inventory.disks.iter_mut().find(|disk| disk.name == name) {
+            disk.contents = Some(contents);
         }
     }
 }
