@@ -12,7 +12,7 @@ pub mod detect;
 /// Install, exactly once: from a held order to a disk that boots.
 pub mod install;
 
-/// The installed node's service, and the gate before k3s.
+/// The installed node's service and the gate before k3s.
 pub mod node;
 /// What a node keeps on its disk.
 pub mod state;
@@ -26,3 +26,6 @@ pub mod talk;
 pub mod console;
 /// Where log lines go.
 pub mod log;
+
+/// The command line.
+pub mod cli;

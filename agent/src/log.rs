@@ -39,12 +39,16 @@ impl Log {
         Self::new(Inner { kmsg: None, consoles: Vec::new(), stderr: true, kept: VecDeque::new() })
     }
 
-    /// For PID 1: `/dev/kmsg` and all consoles below `root`.
-    pub fn to_consoles(root: &Path) -> Self {
+    /// For PID 1, once there is a `/dev`: the kernel's ring buffer and all consoles below `root`, and stderr no longer
+    /// where there is any of them.
+    pub fn attach(&self, root: &Path) {
         let kmsg = File::options().write(true).open(root.join("dev/kmsg")).ok();
         let consoles = console::open_all(root);
-        let stderr = consoles.is_empty();
-        Self::new(Inner { kmsg, consoles, stderr, kept: VecDeque::new() })
+        self.with(|inner| {
+            inner.stderr = consoles.is_empty();
+            inner.kmsg = kmsg;
+            inner.consoles = consoles;
+        });
     }
 
     fn new(inner: Inner) -> Self {

@@ -8,7 +8,7 @@ use std::path::Path;
 /// More block devices than any machine of ours; bounds the size of `hello`.
 const MAX_DISKS: usize = 256;
 
-pub(super) fn read(root: &Path) -> Vec<Disk> {
+pub fn read(root: &Path) -> Vec<Disk> {
     text::entries(&root.join("sys/block"), MAX_DISKS)
         .into_iter()
         .filter(|(name, _)| is_disk(name))
@@ -37,7 +37,7 @@ fn is_disk(name: &str) -> bool {
 
 fn disk(name: String, folder: &Path) -> Disk {
     // 512 whatever the block size is: the kernel's unit.
-    let size_bytes = text::number(folder.join("size")).unwrap_or(0).saturating_mul(512);
+    let size_bytes = text::number(folder.join("size")).and_then(|units| units.checked_mul(512)).unwrap_or(0);
     let block = text::number(folder.join("queue/logical_block_size"));
     Disk {
         id: DiskId { wwn: wwn(folder), serial: serial(folder), size_bytes },

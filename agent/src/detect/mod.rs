@@ -13,7 +13,7 @@ mod dmi;
 /// UEFI, Secure Boot, variables.
 mod firmware;
 /// Ethernet ports.
-mod nics;
+pub mod nics;
 /// The PCI bus.
 mod pci;
 /// Attributes as clean text.

@@ -10,7 +10,7 @@ const MAX_NICS: usize = 128;
 /// ARPHRD_ETHER (include/uapi/linux/if_arp.h).
 const ETHERNET: u64 = 1;
 
-pub(super) fn read(root: &Path) -> Vec<Nic> {
+pub fn read(root: &Path) -> Vec<Nic> {
     let mut nics: Vec<Nic> = text::entries(&root.join("sys/class/net"), 4 * MAX_NICS)
         .into_iter()
         .filter(|(_, folder)| is_physical(folder))
