@@ -25,5 +25,27 @@ pub mod commands;
 /// What k3s and etcd answer.
 pub mod probe;
 
+/// What a sync brings, believed piece by piece.
+pub mod accept;
+/// When this server has become a member.
+pub mod member;
+
+/// The booted slot is good.
+pub mod bless;
+/// Hosts, resolv.conf, SSH keys.
+pub mod files;
+/// The node's status.
+pub mod health;
+/// Questions from the LAN.
+pub mod lan;
+/// systemd's notification protocol.
+pub mod notify;
+
 #[cfg(test)]
 pub(crate) mod testing;
+
+/// Unix milliseconds by the system's clock; 0 before 1970.
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
