@@ -1,11 +1,11 @@
 //! What makes a cluster: CAs, tokens, and the settings that must be equal. Made new, found on disk, or fetched with the token.
 
 use crate::base::http::{Ask, Client, HttpError, basic};
+use crate::base::log;
 use crate::base::paths::Paths;
 use crate::base::pki::{Authority, Leaf, PkiError, ca_hash, read, store};
 use crate::base::settings::Settings;
 use crate::base::tls::Trust;
-use crate::base::log;
 use hyper::Method;
 use hyper::body::Bytes;
 use k3s_model::ids::CaHash;
@@ -126,9 +126,7 @@ pub fn write_tokens(paths: &Paths, secrets: &Secrets) -> std::io::Result<()> {
     crate::base::paths::write(&file("token"), 0o600, full("server", &secrets.server).as_bytes())?;
     relink(&file("node-token"))?;
     match &secrets.agent {
-        Some(agent) => {
-            crate::base::paths::write(&file("agent-token"), 0o600, full("node", agent).as_bytes())
-        }
+        Some(agent) => crate::base::paths::write(&file("agent-token"), 0o600, full("node", agent).as_bytes()),
         None => relink(&file("agent-token")),
     }
 }
@@ -158,7 +156,8 @@ fn files_of_a_cluster() -> Vec<String> {
 /// The CA of the server at `url`, checked against the token: a bare password pins nothing and is only warned about.
 pub async fn trusted_ca(url: &str, token: &Token) -> Result<String, BootstrapError> {
     let path = "/cacerts";
-    let told = |e: HttpError| BootstrapError::Token(format!("failed to get CA certs: Get \"{url}{path}\": {e}"));
+    let told =
+        |e: HttpError| BootstrapError::Token(format!("failed to get CA certs: Get \"{url}{path}\": {e}"));
     let client = Client::of_url(url, &Trust::Anybody, None).map_err(told)?;
     let reply = client.get(path, LIMIT).await.map_err(told)?;
     let found = CaHash(ca_hash(&reply.body));
@@ -202,7 +201,8 @@ pub async fn fetch(
         serde_json::from_value(bundle["critical"].clone()).unwrap_or_default();
     check_critical(&theirs, &settings.critical)?;
     for name in files_of_a_cluster() {
-        let text = bundle["files"][&name].as_str().ok_or_else(|| failed(format!("no {name} in the answer")))?;
+        let text =
+            bundle["files"][&name].as_str().ok_or_else(|| failed(format!("no {name} in the answer")))?;
         let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
         store(&paths.tls().join(&name), mode, text)?;
     }

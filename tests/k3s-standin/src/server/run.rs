@@ -58,7 +58,8 @@ pub async fn run(settings: Settings, paths: Paths, release: &str) -> End {
 }
 
 async fn wait(mut ends: mpsc::UnboundedReceiver<End>) -> End {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return End::Fatal("cannot listen for signals".to_owned());
     };
     tokio::select! {
@@ -157,9 +158,7 @@ async fn prepare(settings: &Settings, paths: &Paths) -> Result<Begun, End> {
     }
     if let (Start::Join { server } | Start::RejoinAfterTombstone { server }, Some(token)) = (&what, &token) {
         let fetched = bootstrap::fetch(server, token, paths, settings).await;
-        let ca = fetched
-            .context("preparing server: failed to bootstrap cluster data")
-            .map_err(fatal)?;
+        let ca = fetched.context("preparing server: failed to bootstrap cluster data").map_err(fatal)?;
         log::info("Reconciling bootstrap data between datastore and disk");
         client = Some(Client::of_url(server, &Trust::Ca(&ca), None).map_err(|e| fatal(e.into()))?);
     }
@@ -172,7 +171,8 @@ async fn prepare(settings: &Settings, paths: &Paths) -> Result<Begun, End> {
     }
     let authorities = Authorities::ensure(paths).context("preparing server").map_err(fatal)?;
     authorities.write_leaves(paths, settings, &node, &ip).context("preparing server").map_err(fatal)?;
-    let secrets = Secrets { server: server_password, agent: agent_password, ca_pem: authorities.server.pem.clone() };
+    let secrets =
+        Secrets { server: server_password, agent: agent_password, ca_pem: authorities.server.pem.clone() };
     bootstrap::write_tokens(paths, &secrets).context("writing tokens").map_err(fatal)?;
     write_kubeconfig(paths, settings).context("writing kubeconfig").map_err(fatal)?;
     Ok(Begun { what, etcd, node, ip, secrets, authorities: Rc::new(authorities), server: client })
@@ -180,8 +180,10 @@ async fn prepare(settings: &Settings, paths: &Paths) -> Result<Begun, End> {
 
 async fn listen(k3s: &Rc<K3s>, authorities: &Rc<Authorities>) -> anyhow::Result<()> {
     let tls_dir = k3s.paths.tls();
-    let (crt, key) =
-        (read(&tls_dir.join("serving-kube-apiserver.crt"))?, read(&tls_dir.join("serving-kube-apiserver.key"))?);
+    let (crt, key) = (
+        read(&tls_dir.join("serving-kube-apiserver.crt"))?,
+        read(&tls_dir.join("serving-kube-apiserver.key"))?,
+    );
     let config = tls::server(Pair { crt: &crt, key: &key }, &authorities.client.pem)?;
     let listener = TcpListener::bind(("0.0.0.0", k3s.settings.port))
         .await
@@ -247,7 +249,9 @@ async fn try_live(
             migrate(k3s).await.map_err(|e| End::Fatal(format!("{e:#}")))?;
         }
         if k3s.settings.cluster_reset {
-            return reset::finish(k3s).await.map_or_else(|e| Err(End::Fatal(format!("{e:#}"))), |()| Err(End::Reset));
+            return reset::finish(k3s)
+                .await
+                .map_or_else(|e| Err(End::Fatal(format!("{e:#}"))), |()| Err(End::Reset));
         }
     }
     k3s.ready.set(true);

@@ -193,7 +193,9 @@ fn tell(verb: &str, args: &[String], answer: &Value) -> i32 {
             ];
             let wanted = properties(args);
             let bare = args.iter().any(|a| a == "--value");
-            for (key, value) in all.iter().filter(|(key, _)| wanted.is_empty() || wanted.contains(&(*key).to_owned())) {
+            for (key, value) in
+                all.iter().filter(|(key, _)| wanted.is_empty() || wanted.contains(&(*key).to_owned()))
+            {
                 if bare {
                     say!("{value}");
                 } else {
@@ -213,7 +215,9 @@ fn properties(args: &[String]) -> Vec<String> {
     while let Some(arg) = args.next() {
         let named = match arg.as_str() {
             "-p" | "--property" => args.next().cloned(),
-            other => other.strip_prefix("--property=").or_else(|| other.strip_prefix("-p")).map(str::to_owned),
+            other => {
+                other.strip_prefix("--property=").or_else(|| other.strip_prefix("-p")).map(str::to_owned)
+            }
         };
         out.extend(named.iter().flat_map(|n| n.split(',')).filter(|n| !n.is_empty()).map(str::to_owned));
     }
