@@ -134,7 +134,7 @@ pub fn ctl(args: &[String]) -> i32 {
 
 /// `systemctl VERB [--no-block] UNIT…` for a program that calls it; sockets are `$LAB_SUPERVISOR_DIR/UNIT.sock`.
 pub fn systemctl(args: &[String]) -> i32 {
-    let words: Vec<&str> = args.iter().map(String::as_str).filter(|a| !a.starts_with('-')).collect();
+    let words = words(args);
     let (Some(verb), Some(dir)) = (words.first(), std::env::var_os("LAB_SUPERVISOR_DIR")) else {
         eprintln!("systemctl (lab-supervisor): a verb and LAB_SUPERVISOR_DIR are needed");
         return 2;
@@ -168,6 +168,20 @@ pub fn systemctl(args: &[String]) -> i32 {
             5
         }
     }
+}
+
+/// What is neither a flag nor the value of `-p`.
+fn words(args: &[String]) -> Vec<&str> {
+    let mut args = args.iter().map(String::as_str);
+    let mut words = Vec::new();
+    while let Some(arg) = args.next() {
+        if matches!(arg, "-p" | "--property") {
+            args.next();
+        } else if !arg.starts_with('-') {
+            words.push(arg);
+        }
+    }
+    words
 }
 
 fn tell(verb: &str, args: &[String], answer: &Value) -> i32 {
