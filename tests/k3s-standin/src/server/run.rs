@@ -140,7 +140,11 @@ async fn prepare(settings: &Settings, paths: &Paths) -> Result<Begun, End> {
         token: token.clone(),
         is_agent: false,
     };
-    let what = decide_start(&paths.disk_facts(), &config);
+    // a reset is etcd's, whatever lies on the disk: that is how a snapshot comes onto another machine
+    let what = match settings.cluster_reset {
+        true => Start::ExistingMember,
+        false => decide_start(&paths.disk_facts(), &config),
+    };
     let mut client = None;
     match &what {
         Start::Fatal(why) => return Err(End::Fatal(why.to_string())),
@@ -249,11 +253,13 @@ async fn try_live(
             migrate(k3s).await.map_err(|e| End::Fatal(format!("{e:#}")))?;
         }
         if k3s.settings.cluster_reset {
+            // the real one reads the datastore's bundle here and puts it on the disk
             return reset::finish(k3s)
                 .await
                 .map_or_else(|e| Err(End::Fatal(format!("{e:#}"))), |()| Err(End::Reset));
         }
     }
+    reset::keep_bundle(k3s).await.map_err(|e| End::Fatal(format!("{e:#}")))?;
     k3s.ready.set(true);
     k3s.quorum_seen.set(Instant::now());
     let api = admin_client(k3s, "127.0.0.1", k3s.settings.port).map_err(|e| End::Fatal(format!("{e:#}")))?;

@@ -53,6 +53,10 @@ impl Lab {
         format!("{}{n}", self.prefix)
     }
 
+    pub(crate) fn has_etcdutl(&self) -> bool {
+        self.etcd.with_file_name("etcdutl").is_file()
+    }
+
     pub(crate) fn root(&self, n: Node) -> PathBuf {
         self.dir.join(format!("root{n}"))
     }
