@@ -27,13 +27,13 @@ pub enum Refused {
     NotLocked,
 }
 
-/// `muster cluster init --without NAME`: init need not wait for this server.
+/// `muster cluster init --without NAME`: nothing need wait for an answer of this server. Once the cluster is up it only
+/// means that a join need not have heard it; a listed member is always asked.
 pub fn without(record: &Record, view: &View<'_>, name: &NodeName) -> Result<Record, Refused> {
     declared(view, name)?;
     match &record.cluster {
-        Cluster::Up { .. } => Err(Refused::AlreadyUp),
         Cluster::Initialising { node, .. } if node == name => Err(Refused::IsTheFirst(name.clone())),
-        Cluster::None | Cluster::Initialising { .. } => {
+        Cluster::None | Cluster::Initialising { .. } | Cluster::Up { .. } => {
             let mut next = record.clone();
             if !next.without.contains(name) {
                 next.without.push(name.clone());
@@ -79,8 +79,8 @@ pub fn unlock(record: &Record) -> Result<Record, Refused> {
 pub fn may_install(record: &Record, view: &View<'_>, server: &Server) -> Result<(), String> {
     match &record.cluster {
         Cluster::None => Ok(()),
-        Cluster::Initialising { node, begun, .. } if *node == server.name && *begun => Err(format!(
-            "{node} began to make the cluster on its old disk (hint: muster cluster init --abandon {node})"
+        Cluster::Initialising { node, .. } if *node == server.name => Err(format!(
+            "{node} may have begun to make the cluster on its old disk (hint: muster cluster init --abandon {node})"
         )),
         Cluster::Initialising { .. } => Ok(()),
         Cluster::Up { .. } => {

@@ -3,7 +3,7 @@
 //! Evidence is a report at most [`FRESH_MS`] old, made by each listed member itself. Everything else is hearsay.
 
 use muster_protocol::etcd::{EtcdMember, Identity, OwnMember, ServerReport};
-use muster_protocol::ids::NodeName;
+use muster_protocol::ids::{NodeName, Number};
 use muster_protocol::keys::Fingerprint;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -29,6 +29,10 @@ pub struct Heard {
     pub report: ServerReport,
     /// Its gate refused for want of a grant.
     pub wants_grant: bool,
+    /// The order under which its disk was installed; zero on a machine that keeps its own system.
+    pub installation: Number,
+    /// The highest fence this node has accepted.
+    pub seen_fence: Number,
 }
 
 /// All that a decision may look at.
@@ -42,6 +46,8 @@ pub struct View<'a> {
     pub declared: &'a [Server],
     /// Since this process started.
     pub heard: &'a BTreeMap<NodeName, Heard>,
+    /// The newest number that this provisioner's store has handed out.
+    pub newest: Number,
     /// Commands that were given and not answered yet.
     pub pending: &'a [(NodeName, muster_protocol::grant::Action)],
 }
@@ -54,6 +60,15 @@ impl<'a> View<'a> {
     pub fn server(&self, name: &str) -> Option<&'a Server> {
         self.declared.iter().find(|server| server.name.as_str() == name)
     }
+}
+
+/// A node that has seen a higher fence than the store has given: the store is an old copy, put back by hand.
+pub fn old_store(view: &View<'_>) -> Option<String> {
+    let (name, heard) = view.heard.iter().find(|(_, heard)| heard.seen_fence > view.newest)?;
+    Some(format!(
+        "{name} has seen number {}, this store has given {} at most: it is an old copy, nothing is changed",
+        heard.seen_fence, view.newest
+    ))
 }
 
 /// Every listed member agrees with every other.

@@ -49,8 +49,9 @@ pub fn pack(about: About, raw: &mut impl Read, blob: &mut impl Write) -> Result<
         let stored = if frame.iter().all(|byte| *byte == 0) {
             Stored::Zero
         } else {
-            let packed =
-                compressor.compress(&frame).map_err(|source| PackError::Compress { at: raw_bytes, source })?;
+            let packed = compressor
+                .compress(&frame)
+                .map_err(|source| PackError::Compress { at: raw_bytes, source })?;
             let offset = blob.bytes;
             blob.write(&packed).map_err(|source| PackError::Write { bytes: offset, source })?;
             // A frame of 4 MiB grows by a few bytes at worst.
@@ -135,7 +136,9 @@ mod tests {
         let (index, blob) = packed(&raw);
         assert_eq!(index.frames.len(), 3);
         assert!(matches!(index.frames[0].stored, Stored::Zero));
-        assert!(matches!(index.frames[2].stored, Stored::Zstd { offset: 0, bytes } if u64::from(bytes) == index.blob_bytes));
+        assert!(
+            matches!(index.frames[2].stored, Stored::Zstd { offset: 0, bytes } if u64::from(bytes) == index.blob_bytes)
+        );
         assert_eq!(unpack(&index, &blob), raw);
     }
 

@@ -83,7 +83,8 @@ pub fn layout(file: &[u8]) -> Result<Layout, PeError> {
         let wrong = PeError::Value { what: "section address", value: section.address.into() };
         end_of_addresses = end_of_addresses.max(end.ok_or(wrong)?);
     }
-    let end_of_sections = sections.iter().map(|section| section.stored_at as usize + section.stored_bytes as usize);
+    let end_of_sections =
+        sections.iter().map(|section| section.stored_at as usize + section.stored_bytes as usize);
     Ok(Layout {
         section_alignment,
         file_alignment,

@@ -52,7 +52,9 @@ pub fn compose(parts: &Parts<'_>) -> Result<Vec<u8>, UkiError> {
         (".initrd", parts.initrd),
         (".linux", parts.linux),
     ];
-    if let Some(taken) = layout.sections.iter().find(|section| added.iter().any(|(name, _)| *name == section.name)) {
+    if let Some(taken) =
+        layout.sections.iter().find(|section| added.iter().any(|(name, _)| *name == section.name))
+    {
         return Err(UkiError::NotAStub { name: taken.name.clone() });
     }
     if let Some((name, _)) = added.iter().find(|(_, content)| content.is_empty()) {
@@ -83,7 +85,8 @@ fn append(stub: &[u8], layout: &Layout, added: &[(&str, &[u8])]) -> Option<Vec<u
             // The exact length: the stub takes the kernel's, the initrd's and the text's size from it.
             bytes: u32::try_from(content.len()).ok()?,
             stored_at: u32::try_from(image.len()).ok()?,
-            stored_bytes: u32::try_from(content.len().next_multiple_of(layout.file_alignment as usize)).ok()?,
+            stored_bytes: u32::try_from(content.len().next_multiple_of(layout.file_alignment as usize))
+                .ok()?,
         };
         image.extend_from_slice(content);
         image.resize(section.stored_at as usize + section.stored_bytes as usize, 0);
@@ -116,7 +119,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn parts<'a>(stub: &'a [u8], initrd: &'a [u8], linux: &'a [u8]) -> Parts<'a> {
-        Parts { stub, os_release: "ID=muster\n", command_line: "console=tty0", uname: "6.12.0", initrd, linux }
+        Parts {
+            stub,
+            os_release: "ID=muster\n",
+            command_line: "console=tty0",
+            uname: "6.12.0",
+            initrd,
+            linux,
+        }
     }
 
     #[test]
