@@ -23,7 +23,8 @@ packages+=("$kernel")
 versions=$("$debian13" versions "$arch" "${packages[@]}")
 key=$({ cat "$here/build.sh" "$here/modules.common" "$here/modules.$arch" && echo "$versions"; } | short_hash)
 out=$cache/netboot/$arch-$key
-if [ -e "$out/manifest.json" ]; then echo "$out"; exit 0; fi
+lock "netboot-$arch"
+if [ -e "$out/manifest.json" ]; then finished "$out"; exit 0; fi
 
 say "building $out"
 mkdir -p "$cache/netboot"
@@ -109,4 +110,5 @@ mv "$work/manifest.json" "$parts/manifest.json"
 publish "$parts" "$out"
 say "$arch $release: $(wc -l <"$work/files") modules, initramfs $(($(stat -c %s "$work/initrd") / 1024)) KiB," \
     "compressed $(($(stat -c %s "$out/initrd.base.zst") / 1024)) KiB; not in this kernel: ${missing[*]:-none}"
-echo "$out"
+finished "$out"
+forget_old "$cache/netboot/$arch-"

@@ -26,7 +26,8 @@ key=$({
     "$debian13" versions "$arch" "$kernel" "${firmware[@]}"
 } | short_hash)
 out=$cache/node/$arch-$key
-if [ -e "$out/manifest.json" ]; then echo "$out"; exit 0; fi
+lock "node-$arch"
+if [ -e "$out/manifest.json" ]; then finished "$out"; exit 0; fi
 
 say "building $out"
 mkdir -p "$cache/node"
@@ -108,4 +109,5 @@ python3 "$repo/scripts/manifest.py" "$parts" arch="$arch" kernel_release="$relea
 mv "$work/manifest.json" "$parts/manifest.json"
 publish "$parts" "$out"
 say "$arch: $(($(stat -c %s "$out/root.ext4") / 1048576)) MiB, $inodes inodes, modules of $release"
-echo "$out"
+finished "$out"
+forget_old "$cache/node/$arch-"
