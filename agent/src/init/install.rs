@@ -7,10 +7,12 @@ use super::timeline::uptime_ms;
 use crate::detect::disks;
 use crate::install::machine::{Caller, Machine as Target};
 use crate::install::plan::Sizes;
-use crate::install::run::{Event, Failed, Job, run};
+use crate::install::failed::Failed;
+use crate::install::run::{Event, Job, run};
 use crate::net::find::Found;
 use crate::talk::Provisioner;
 use anyhow::Context;
+use muster_protocol::inventory::Disk;
 use muster_protocol::order::Order;
 use muster_protocol::signed::Verified;
 use muster_protocol::status::{Progress, State};
@@ -51,13 +53,7 @@ pub(super) fn install(
         let worker = scope.spawn(move || -> Result<(), Failed> {
             let workers = std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(4));
             let job = Job { order, trust: &trust, key: &key, arch, sizes: Sizes::DESIGN, workers, now };
-            let ask = say.clone();
-            let caller = Caller {
-                claim: Box::new(move |claim| claim_over(&ask, claim)),
-                disks: Box::new(|| disks::read(Path::new("/"))),
-                // The last report goes out first; then PID 1 reboots.
-                reboot: Box::new(|| Ok(())),
-            };
+            let caller = Lent { ask: say.clone() };
             let mut target = Target::new("/".into(), found.http, caller);
             run(&job, &mut target, &mut |event| {
                 // Nobody listens only when PID 1 is on its way out.
@@ -82,6 +78,26 @@ pub(super) fn install(
     }
     last_report(machine, &mut provisioner, found, done.is_ok().then(|| order.get().number));
     done
+}
+
+/// What PID 1 lends the installer.
+struct Lent {
+    ask: mpsc::UnboundedSender<Said>,
+}
+
+impl Caller for Lent {
+    fn claim(&mut self, claim: &Claim) -> Result<ClaimAnswer, String> {
+        claim_over(&self.ask, claim)
+    }
+
+    fn disks(&mut self) -> Vec<Disk> {
+        disks::read(Path::new("/"))
+    }
+
+    /// The last report goes out first; then PID 1 reboots.
+    fn reboot(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn claim_over(ask: &mpsc::UnboundedSender<Said>, claim: &Claim) -> Result<ClaimAnswer, String> {

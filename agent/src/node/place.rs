@@ -1,6 +1,6 @@
 //! Puts k3s's files where its unit finds them: `/var/lib/muster/k3s/<version>/`, complete or not there.
 
-use crate::node::fetch::{FetchError, Source, digest_of};
+use crate::node::fetch::{FetchError, Fetcher, digest_of};
 use crate::node::versions::{Version, VersionError};
 use crate::state::{Root, make_folder, sync_folder};
 use muster_protocol::manifest::{K3s, PlacedFile};
@@ -40,7 +40,7 @@ pub struct Placed {
 pub fn place(
     root: &Root,
     wanted: &K3s,
-    source: Option<&mut Source<'_>>,
+    source: Option<&mut Fetcher<'_>>,
     may_replace: bool,
 ) -> Result<Placed, PlaceError> {
     let version = Version::new(root.path(BASE), &wanted.version)?;
@@ -59,7 +59,7 @@ pub fn place(
     Ok(Placed { changed: !complete || (current && !was_current), current })
 }
 
-fn fill(version: &Version, wanted: &K3s, mut source: Option<&mut Source<'_>>) -> Result<(), PlaceError> {
+fn fill(version: &Version, wanted: &K3s, mut source: Option<&mut Fetcher<'_>>) -> Result<(), PlaceError> {
     let partial = version.open_partial()?;
     for file in &wanted.files {
         let to = partial.join(&file.path);
@@ -133,7 +133,7 @@ fn check_path(path: &str) -> Result<(), PlaceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::fetch::tests::{Artifacts, serve};
+    use crate::node::fetch::tests::Shelf;
     use crate::node::testing::{Cluster, scratch};
     use muster_protocol::ids::Digest;
     use std::os::unix::fs::MetadataExt;
@@ -152,52 +152,52 @@ mod tests {
         k3s
     }
 
-    fn run(root: &Root, wanted: &K3s, server: &Artifacts, may_replace: bool) -> Result<Placed, PlaceError> {
-        let mut source = Source { from: server.at, progress: &mut |_, _| {} };
+    fn run(root: &Root, wanted: &K3s, shelf: &mut Shelf, may_replace: bool) -> Result<Placed, PlaceError> {
+        let mut source = Fetcher { source: shelf, progress: &mut |_, _| {} };
         place(root, wanted, Some(&mut source), may_replace)
     }
 
-    fn server() -> Artifacts {
-        serve(vec![BINARY.to_vec(), IMAGE.to_vec()], None, true)
+    fn shelf() -> Shelf {
+        Shelf::new(vec![BINARY.to_vec(), IMAGE.to_vec()])
     }
 
     #[test]
     fn files_are_placed_once_and_then_left_alone() {
-        let (root, server) = (scratch(), server());
-        assert_eq!(run(&root, &wanted(), &server, false).unwrap(), Placed { changed: true, current: true });
+        let (root, mut shelf) = (scratch(), shelf());
+        assert_eq!(run(&root, &wanted(), &mut shelf, false).unwrap(), Placed { changed: true, current: true });
         let binary = root.path("/var/lib/muster/k3s/current/k3s");
         assert_eq!(fs::read(&binary).unwrap(), BINARY);
         assert_eq!(fs::metadata(&binary).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read(root.path(IMAGES).join("airgap.tar")).unwrap(), IMAGE);
         let inode = fs::metadata(&binary).unwrap().ino();
-        let asked = server.asked.lock().unwrap().len();
-        assert_eq!(run(&root, &wanted(), &server, false).unwrap(), Placed { changed: false, current: true });
+        let asked = shelf.asked;
+        assert_eq!(run(&root, &wanted(), &mut shelf, false).unwrap(), Placed { changed: false, current: true });
         assert_eq!(place(&root, &wanted(), None, false).unwrap(), Placed { changed: false, current: true });
         assert_eq!(fs::metadata(&binary).unwrap().ino(), inode);
-        assert_eq!(server.asked.lock().unwrap().len(), asked);
+        assert_eq!(shelf.asked, asked);
     }
 
     #[test]
     fn one_damaged_file_is_fetched_again_and_the_others_are_kept() {
-        let (root, server) = (scratch(), server());
-        run(&root, &wanted(), &server, false).unwrap();
+        let (root, mut shelf) = (scratch(), shelf());
+        run(&root, &wanted(), &mut shelf, false).unwrap();
         let image = fs::metadata(root.path(IMAGES).join("airgap.tar")).unwrap().ino();
         fs::write(root.path("/var/lib/muster/k3s/current/k3s"), b"k3s bXnary").unwrap();
-        let asked = server.asked.lock().unwrap().len();
-        run(&root, &wanted(), &server, false).unwrap();
-        assert_eq!(server.asked.lock().unwrap().len(), asked + 1);
+        let asked = shelf.asked;
+        run(&root, &wanted(), &mut shelf, false).unwrap();
+        assert_eq!(shelf.asked, asked + 1);
         assert_eq!(fs::read(root.path("/var/lib/muster/k3s/current/k3s")).unwrap(), BINARY);
         assert_eq!(fs::metadata(root.path(IMAGES).join("airgap.tar")).unwrap().ino(), image);
     }
 
     #[test]
     fn another_version_is_placed_beside_and_not_switched_to() {
-        let (root, server) = (scratch(), server());
-        run(&root, &wanted(), &server, false).unwrap();
+        let (root, mut shelf) = (scratch(), shelf());
+        run(&root, &wanted(), &mut shelf, false).unwrap();
         let newer = K3s { version: "v1.37.0+k3s1".into(), ..wanted() };
-        assert_eq!(run(&root, &newer, &server, false).unwrap(), Placed { changed: true, current: false });
+        assert_eq!(run(&root, &newer, &mut shelf, false).unwrap(), Placed { changed: true, current: false });
         assert_eq!(Version::current(&root.path(BASE)).as_deref(), Some("v1.36.3+k3s1"));
-        assert!(run(&root, &newer, &server, true).unwrap().current);
+        assert!(run(&root, &newer, &mut shelf, true).unwrap().current);
     }
 
     #[test]
@@ -210,11 +210,11 @@ mod tests {
 
     #[test]
     fn no_file_leaves_its_folder() {
-        let (root, server) = (scratch(), server());
+        let (root, mut shelf) = (scratch(), shelf());
         for bad in ["", "/etc/passwd", "../x", "a/../../x", "a/"] {
             let mut k3s = wanted();
             k3s.files[0].path = bad.into();
-            assert!(matches!(run(&root, &k3s, &server, true), Err(PlaceError::Path { .. })), "{bad}");
+            assert!(matches!(run(&root, &k3s, &mut shelf, true), Err(PlaceError::Path { .. })), "{bad}");
         }
     }
 }

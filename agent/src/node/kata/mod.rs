@@ -8,7 +8,7 @@ pub mod tar;
 /// Archive into folder.
 pub mod unpack;
 
-use crate::node::fetch::{FetchError, Source};
+use crate::node::fetch::{FetchError, Fetcher};
 use crate::node::versions::{Version, VersionError};
 use crate::state::{Root, StateError, make_folder};
 use muster_protocol::manifest::Kata;
@@ -67,7 +67,7 @@ pub fn put_in_place(
     root: &Root,
     kata: &Kata,
     k3s_version: &str,
-    source: Option<&mut Source<'_>>,
+    source: Option<&mut Fetcher<'_>>,
     may_replace: bool,
 ) -> Result<InPlace, KataError> {
     let version = Version::new(root.path(BASE), &kata.version)?;
@@ -205,7 +205,7 @@ pub(crate) mod testing {
 mod tests {
     use super::testing::{tar, zst};
     use super::*;
-    use crate::node::fetch::tests::{Artifacts, serve};
+    use crate::node::fetch::tests::Shelf;
     use crate::node::testing::scratch;
     use muster_protocol::ids::Digest;
     use muster_protocol::manifest::KataRequire;
@@ -228,8 +228,8 @@ mod tests {
         (kata, bytes)
     }
 
-    fn run(root: &Root, kata: &Kata, server: &Artifacts, may_replace: bool) -> Result<InPlace, KataError> {
-        let mut source = Source { from: server.at, progress: &mut |_, _| {} };
+    fn run(root: &Root, kata: &Kata, shelf: &mut Shelf, may_replace: bool) -> Result<InPlace, KataError> {
+        let mut source = Fetcher { source: shelf, progress: &mut |_, _| {} };
         put_in_place(root, kata, K3S, Some(&mut source), may_replace)
     }
 
@@ -255,14 +255,14 @@ mod tests {
     fn a_second_run_changes_no_inode_and_asks_for_nothing() {
         let root = scratch();
         let (kata, bytes) = archive("4.1.0");
-        let server = serve(vec![bytes], None, true);
-        assert_eq!(run(&root, &kata, &server, false).unwrap(), InPlace { changed: true, current: true });
+        let mut shelf = Shelf::new(vec![bytes]);
+        assert_eq!(run(&root, &kata, &mut shelf, false).unwrap(), InPlace { changed: true, current: true });
         let before = all(&root);
-        let asked = server.asked.lock().unwrap().len();
-        assert_eq!(run(&root, &kata, &server, false).unwrap(), InPlace { changed: false, current: true });
+        let asked = shelf.asked;
+        assert_eq!(run(&root, &kata, &mut shelf, false).unwrap(), InPlace { changed: false, current: true });
         assert!(!put_in_place(&root, &kata, K3S, None, false).unwrap().changed);
         assert_eq!(all(&root), before);
-        assert_eq!(server.asked.lock().unwrap().len(), asked);
+        assert_eq!(shelf.asked, asked);
         let seen = look(&root, K3S, files_hold(&root), 7).unwrap();
         assert_eq!((seen.version.as_str(), seen.files, seen.handler), ("4.1.0", true, true));
         let shim = root.path("/var/lib/muster/kata/current/runtime-rs/bin/containerd-shim-kata-v2");
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn every_state_a_crash_can_leave_is_healed() {
         let (kata, bytes) = archive("4.1.0");
-        let server = serve(vec![bytes.clone()], None, true);
+        let shelf = || Shelf::new(vec![bytes.clone()]);
         let base = |root: &Root| root.path(BASE);
         type Crash<'a> = &'a dyn Fn(&Root);
         let crashes: &[Crash<'_>] = &[
@@ -289,19 +289,19 @@ mod tests {
                 fs::write(base(root).join("4.1.0.partial/runtime-rs/bin"), "half").unwrap();
             },
             &|root| {
-                run(root, &kata, &server, false).unwrap();
+                run(root, &kata, &mut shelf(), false).unwrap();
                 fs::remove_file(base(root).join("current")).unwrap();
             },
             &|root| {
-                run(root, &kata, &server, false).unwrap();
+                run(root, &kata, &mut shelf(), false).unwrap();
                 fs::remove_file(base(root).join("4.1.0/VERSION")).unwrap();
             },
             &|root| {
-                run(root, &kata, &server, false).unwrap();
+                run(root, &kata, &mut shelf(), false).unwrap();
                 fs::rename(base(root).join("4.1.0"), base(root).join("4.1.0.damaged")).unwrap();
             },
             &|root| {
-                run(root, &kata, &server, false).unwrap();
+                run(root, &kata, &mut shelf(), false).unwrap();
                 fs::remove_file(root.path(&format!("{CONTAINERD}/config-v3.toml.d/50-kata.toml"))).unwrap();
             },
         ];
@@ -309,10 +309,10 @@ mod tests {
             let root = scratch();
             make_folder(&base(&root)).unwrap();
             crash(&root);
-            assert!(run(&root, &kata, &server, false).unwrap().changed, "{at}");
+            assert!(run(&root, &kata, &mut shelf(), false).unwrap().changed, "{at}");
             assert!(files_hold(&root), "{at}");
             assert!(look(&root, K3S, true, 0).unwrap().handler, "{at}");
-            assert!(!run(&root, &kata, &server, false).unwrap().changed, "{at}");
+            assert!(!run(&root, &kata, &mut shelf(), false).unwrap().changed, "{at}");
         }
     }
 
@@ -321,11 +321,11 @@ mod tests {
         let root = scratch();
         let (old, old_bytes) = archive("4.1.0");
         let (new, new_bytes) = archive("4.2.0");
-        let server = serve(vec![old_bytes, new_bytes], None, true);
-        run(&root, &old, &server, false).unwrap();
-        assert!(!run(&root, &new, &server, false).unwrap().current);
+        let mut shelf = Shelf::new(vec![old_bytes, new_bytes]);
+        run(&root, &old, &mut shelf, false).unwrap();
+        assert!(!run(&root, &new, &mut shelf, false).unwrap().current);
         assert_eq!(look(&root, K3S, true, 0).unwrap().version, "4.1.0");
-        assert!(run(&root, &new, &server, true).unwrap().current);
+        assert!(run(&root, &new, &mut shelf, true).unwrap().current);
     }
 
     #[test]
@@ -357,7 +357,7 @@ mod tests {
     fn a_rendered_config_without_the_import_is_noticed() {
         let root = scratch();
         let (kata, bytes) = archive("4.1.0");
-        run(&root, &kata, &serve(vec![bytes], None, true), false).unwrap();
+        run(&root, &kata, &mut Shelf::new(vec![bytes]), false).unwrap();
         let rendered = format!("{CONTAINERD}/config.toml");
         let recorded =
             concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/k3s/containerd-config-rendered.toml");
