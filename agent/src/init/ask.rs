@@ -156,6 +156,7 @@ async fn converse(machine: &mut Machine, net: &mut Net, found: Found) -> anyhow:
     let mut provisioner = Provisioner::new(found.api, machine.trust()?, &machine.key()?.secret)?;
     machine.provisioner = Some(found.api);
     machine.http_port = found.http.port();
+    let mut told: Option<String> = None;
     loop {
         let ports = net.ports.borrow().clone();
         let mac = port_to(&ports, Some(found.api.ip())).context("no Ethernet port")?.mac;
@@ -179,7 +180,11 @@ async fn converse(machine: &mut Machine, net: &mut Net, found: Found) -> anyhow:
                 return Ok(Decision::Install { order, provisioner, found });
             }
             Next::Wait { code, reason } => {
-                tracing::info!(code, reason, "waiting");
+                // Asked every few seconds: a reason is told when it is new.
+                if told.as_ref() != Some(&reason) {
+                    tracing::info!(code, reason, "waiting");
+                    told = Some(reason.clone());
+                }
                 machine.show(State::Waiting, Some(&reason));
                 tell(machine, &mut provisioner, mac).await;
             }
