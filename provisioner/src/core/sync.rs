@@ -42,6 +42,7 @@ impl Core {
                 key: asker.print(),
                 report: report.clone(),
                 wants_grant: request.wants_grant,
+                installation: request.installed.unwrap_or_default(),
                 seen_fence: request.seen.fence,
             };
             self.heard.insert(name.clone(), heard);

@@ -7,11 +7,15 @@ use std::time::Duration;
 pub struct RoundTrip {
     smooth: Option<Duration>,
     varies: Duration,
+    /// The slowest answer, slowly forgotten: firmware looks at its network card by a timer of its own, and a mean says
+    /// little of a client that mostly answers at once and sometimes after 15 ms.
+    slowest: Duration,
 }
 
 impl RoundTrip {
     /// Takes a measurement of something that was sent once (Karn: of a repeated one nobody knows which was answered).
     pub fn sample(&mut self, took: Duration) {
+        self.slowest = took.max(self.slowest - self.slowest / 64);
         match self.smooth {
             None => (self.smooth, self.varies) = (Some(took), took / 2),
             Some(smooth) => {
@@ -24,6 +28,7 @@ impl RoundTrip {
     /// How long to wait before sending again, the `repeats`th time in a row.
     pub fn patience(&self, repeats: u32) -> Duration {
         let first = self.smooth.map_or(UNKNOWN, |smooth| smooth + (self.varies * 4).max(GRAIN));
+        let first = first.max(self.slowest + self.slowest / 2);
         (first.max(LEAST) * 2u32.saturating_pow(repeats.min(10))).min(MOST)
     }
 
@@ -56,7 +61,7 @@ mod tests {
         assert_eq!(trip.patience(0), UNKNOWN);
         trip.sample(us(60_000));
         assert_eq!(trip.patience(0), us(180_000));
-        for _ in 0..200 {
+        for _ in 0..600 {
             trip.sample(us(60));
         }
         assert_eq!(trip.patience(0), LEAST);

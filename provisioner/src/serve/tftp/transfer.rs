@@ -21,6 +21,8 @@ pub struct Transfer {
     stage: Stage,
     round: Round,
     trip: RoundTrip,
+    /// Until then a repeated acknowledgement is the answer to a block that we sent twice ourselves.
+    echoes_until: Instant,
     /// How often in a row the timer ran out.
     repeats: u32,
     progress: Instant,
@@ -48,8 +50,6 @@ struct Round {
     at: Instant,
     /// Each block of it went out for the first time: its answer measures the round trip.
     clean: bool,
-    /// A gap in it was answered already.
-    mended: bool,
 }
 
 /// What a client says to its transfer.
@@ -107,8 +107,9 @@ impl Transfer {
             last,
             arrived: 0,
             stage,
-            round: Round { end, at: now, clean: true, mended: false },
+            round: Round { end, at: now, clean: true },
             trip: RoundTrip::default(),
+            echoes_until: now,
             repeats: 0,
             progress: now,
             deadline: now + FIRST_PATIENCE,
@@ -198,8 +199,11 @@ impl Transfer {
             (Stage::Offered, _) => {}
             (Stage::Unproven | Stage::Proven, 0) => {
                 // Once more what we knew. RFC 7440 §4: in a window that is how a client tells of a gap at its start.
-                if self.terms.window > 1 && waited >= self.trip.too_soon() && self.stage == Stage::Proven {
-                    self.mend(now);
+                // But EDK2 also says it for each block that it had already: without the time of quiet after a
+                // repetition, one needless repetition brings the next, for the rest of the file.
+                let late = waited >= self.trip.too_soon() && now >= self.echoes_until;
+                if self.terms.window > 1 && late && self.stage == Stage::Proven {
+                    self.send_window(now, false);
                 }
             }
             (Stage::Unproven | Stage::Proven, ahead) if ahead <= under_way => {
@@ -215,11 +219,7 @@ impl Transfer {
                 } else if ahead == under_way {
                     self.send_window(now, true);
                 } else {
-                    // A gap inside the window. The rest of a window that was mended already may still be on its way.
-                    self.deadline = now + self.trip.patience(0);
-                    if !self.round.mended || waited >= self.trip.too_soon() {
-                        self.mend(now);
-                    }
+                    self.inside(now);
                 }
             }
             // Older than what we know, or about blocks never sent.
@@ -235,17 +235,29 @@ impl Transfer {
         (self.progress, self.repeats) = (now, 0);
     }
 
-    /// Sends again from the first block that is missing.
-    fn mend(&mut self, now: Instant) {
-        self.send_window(now, false);
-        self.round.mended = true;
+    /// An acknowledgement from inside the window: the client found a gap and counts a new window from there. While
+    /// echoes of our own repetitions come in there may be no gap at all: then the blocks under way are not sent once
+    /// more, only those that complete the client's window. If there was one after all, the timer mends it.
+    fn inside(&mut self, now: Instant) {
+        if now >= self.echoes_until {
+            return self.send_window(now, false);
+        }
+        let first = self.round.end + 1;
+        let end = (self.arrived + u64::from(self.terms.window)).min(self.last);
+        self.round = Round { end, clean: false, ..self.round };
+        self.deadline = now + self.trip.patience(0);
+        let count = u16::try_from((end + 1).saturating_sub(first)).unwrap_or(self.terms.window);
+        self.output = (count > 0).then_some(Output::Blocks { first, count });
     }
 
     fn send_window(&mut self, now: Instant, clean: bool) {
         let first = self.arrived + 1;
         let end = (self.arrived + u64::from(self.terms.window)).min(self.last);
-        self.round = Round { end, at: now, clean, mended: false };
+        self.round = Round { end, at: now, clean };
         self.deadline = now + self.trip.patience(self.repeats);
+        if !clean {
+            self.echoes_until = now + self.trip.patience(0);
+        }
         let count = u16::try_from(end - self.arrived).unwrap_or(self.terms.window);
         self.output = Some(Output::Blocks { first, count });
     }
