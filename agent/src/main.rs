@@ -1,7 +1,8 @@
 //! The doorway: PID 1 boots a machine, anything else runs one command.
 
 use muster_agent::cli::{self, Command, HELP};
-use muster_agent::init;
+use muster_agent::log::Log;
+use muster_agent::{init, node};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -27,6 +28,12 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Detect { root } => print!("{}", cli::detected(&root)?),
+        Command::Node(options) => {
+            Log::to_stderr().install();
+            node::run(options)?;
+        }
+        Command::K3sGate { root } => node::pass_gate(&root)?,
+        Command::Status { root } => print!("{}", cli::last_status(&root)?),
         Command::Version => println!("muster-agent {}", env!("CARGO_PKG_VERSION")),
         Command::Help => print!("{HELP}"),
     }

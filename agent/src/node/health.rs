@@ -156,28 +156,13 @@ fn free(root: &Root) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::testing::{Cluster, scratch};
+    use crate::node::testing::{Cluster, a_boot, scratch};
     use muster_protocol::class::Class;
-    use muster_protocol::ids::InstanceId;
 
     fn still(detected: Class) -> Still {
         Still {
             key: Cluster::new().node(1).public().fingerprint(),
-            boot: Boot {
-                boot: InstanceId([1; 8]),
-                stages: vec![],
-                interface: None,
-                mac: None,
-                address: None,
-                gateway: None,
-                dns: vec![],
-                provisioner: None,
-                http_port: 80,
-                detected,
-                order: None,
-                slot: None,
-                kernel_release: "6.12".into(),
-            },
+            boot: Boot { detected, ..a_boot() },
             arch: Arch::X86_64,
         }
     }
@@ -185,7 +170,7 @@ mod tests {
     fn ready_worker() -> Seen {
         let manifest = Cluster::new().manifest(4);
         Seen {
-            unit: UnitState { active: "active".into(), restarts: 0, since_ms: Some(9) },
+            unit: UnitState { active: "active".into(), since_ms: Some(9), ..UnitState::default() },
             k3s_version: Some("v1.36.3+k3s1".into()),
             started: true,
             member: None,

@@ -1,6 +1,6 @@
 //! A cluster of three servers and two workers for tests: keys, trust, statements.
 
-use crate::state::Root;
+use crate::state::{Boot, Root};
 use muster_protocol::class::Class;
 use muster_protocol::grant::{Grant, Start};
 use muster_protocol::ids::{Arch, Cidr, ClusterId, Digest, InstanceId, NodeName, Number, Role};
@@ -208,5 +208,23 @@ pub(crate) fn a_status(n: u8) -> Status {
         memory_available: 1 << 29,
         data_free: Some(1 << 33),
         stages: vec![],
+    }
+}
+
+pub(crate) fn a_boot() -> Boot {
+    Boot {
+        boot: InstanceId([1; 8]),
+        stages: vec![],
+        interface: None,
+        mac: None,
+        address: None,
+        gateway: None,
+        dns: vec![],
+        provisioner: None,
+        http_port: 80,
+        detected: Class::Generic,
+        order: None,
+        slot: None,
+        kernel_release: "6.12".into(),
     }
 }

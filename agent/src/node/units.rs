@@ -24,6 +24,8 @@ pub enum UnitError {
 pub struct UnitState {
     /// systemd's ActiveState: `active` only after READY=1. Empty when nobody could say.
     pub active: String,
+    /// It failed and systemd will try again by itself.
+    pub will_restart: bool,
     pub restarts: u32,
     /// Milliseconds since kernel start when it last became active.
     pub since_ms: Option<u64>,
@@ -37,7 +39,7 @@ impl UnitState {
 }
 
 pub async fn state(unit: &str) -> Result<UnitState, UnitError> {
-    let properties = "--property=ActiveState,NRestarts,ActiveEnterTimestampMonotonic";
+    let properties = "--property=ActiveState,SubState,NRestarts,ActiveEnterTimestampMonotonic";
     systemctl(&["show", properties, unit]).await.map(|said| parse(&said))
 }
 
@@ -52,6 +54,7 @@ fn parse(text: &str) -> UnitState {
     for line in text.lines() {
         match line.split_once('=') {
             Some(("ActiveState", value)) => state.active = value.into(),
+            Some(("SubState", value)) => state.will_restart = value == "auto-restart",
             Some(("NRestarts", value)) => state.restarts = value.parse().unwrap_or(0),
             Some(("ActiveEnterTimestampMonotonic", value)) => entered_us = value.parse().unwrap_or(0),
             Some(_) | None => {}
@@ -82,7 +85,10 @@ mod tests {
     #[test]
     fn systemd_s_answer_is_read_in_any_order() {
         let active = parse("ActiveEnterTimestampMonotonic=61500000\nActiveState=active\nNRestarts=2\n");
-        assert_eq!(active, UnitState { active: "active".into(), restarts: 2, since_ms: Some(61500) });
+        assert_eq!(
+            active,
+            UnitState { active: "active".into(), will_restart: false, restarts: 2, since_ms: Some(61500) }
+        );
         let stopped = parse("NRestarts=0\nActiveState=inactive\nActiveEnterTimestampMonotonic=5\n");
         assert!(stopped.is_down() && stopped.since_ms.is_none());
     }
@@ -90,6 +96,7 @@ mod tests {
     #[test]
     fn what_starts_or_is_unknown_is_not_down() {
         assert!(!parse("ActiveState=activating\n").is_down());
+        assert!(parse("ActiveState=activating\nSubState=auto-restart\n").will_restart);
         assert!(!parse("").is_down());
         assert!(parse("ActiveState=failed\n").is_down());
     }
