@@ -67,7 +67,7 @@ versions() { # ARCH PACKAGE...
     local package version
     for package in "$@"; do
         version=$(apt-cache policy "$package" | sed -n 's/^ *Candidate: //p')
-        [ -n "$version" ] && [ "$version" != "(none)" ] || die "Debian 13 has no package \`$package\`"
+        case $version in '' | '(none)') die "Debian 13 has no package \`$package\`" ;; esac
         printf '%s %s\n' "$package" "$version"
     done | sort
 }

@@ -3,6 +3,7 @@
 
 set -euo pipefail
 
+# shellcheck disable=SC2034 # for those who source this
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${MUSTER_CACHE:-$HOME/.cache/muster}
 export LC_ALL=C.UTF-8 TZ=UTC

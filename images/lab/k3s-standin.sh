@@ -21,8 +21,10 @@ work=$(mktemp -d "$cache/k3s/.build-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 real() { # ARCH: upstream's binary, if somebody put it there
-    local asset=k3s sums=$folder/sha256sum-$(debian_arch "$1").txt
-    [ "$1" = x86_64 ] || asset=k3s-$(debian_arch "$1")
+    local asset=k3s debian sums
+    debian=$(debian_arch "$1")
+    sums=$folder/sha256sum-$debian.txt
+    [ "$1" = x86_64 ] || asset=k3s-$debian
     [ -f "$folder/$asset" ] || return 1
     [ -f "$sums" ] || die "\`$folder/$asset\` has no sums beside it" "put upstream's $(basename "$sums") there too"
     (cd "$folder" && grep -E "^[0-9a-f]{64}  $asset\$" "$sums" | sha256sum --check --quiet --strict -) ||
