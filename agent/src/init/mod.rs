@@ -13,7 +13,7 @@ pub mod timeline;
 /// Never before the image's own time.
 pub mod clock;
 /// Drivers for what is there.
-mod coldplug;
+pub mod coldplug;
 /// Which disk is ours.
 mod disks;
 /// The node key.

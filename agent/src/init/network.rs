@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Duration, MissedTickBehavior};
+use tokio::time::{Duration, Instant, MissedTickBehavior};
 
 /// How a port is set up, once it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,8 +96,12 @@ impl Net {
 /// How often ports are looked at: a cable that is plugged in is noticed within this time.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// A client whose socket broke (the driver was reset) is started again after this long.
+const AGAIN: Duration = Duration::from_secs(5);
+
 struct Live {
     interface: u32,
+    since: Instant,
     how: How,
     client: Option<JoinHandle<()>>,
     port: Port,
@@ -168,16 +172,18 @@ async fn follow(
             // Before it is up, a port does not know whether it has a link.
             links.up(interface).await?;
             let port = Port { name: nic.name.clone(), mac: nic.mac, carrier: false, address: None };
-            new.insert(Live { interface, how: How::Leave, client: None, port })
+            new.insert(Live { interface, since: Instant::now(), how: How::Leave, client: None, port })
         }
     };
     if nic.carrier != live.port.carrier {
         tracing::info!(port = nic.name, mac = %nic.mac, link = nic.carrier, "link");
         live.port.carrier = nic.carrier;
     }
-    if how == live.how {
+    let stopped = live.client.as_ref().is_some_and(|client| client.is_finished());
+    if how == live.how && !(stopped && live.since.elapsed() >= AGAIN) {
         return Ok(());
     }
+    live.since = Instant::now();
     live.how = how;
     if let Some(client) = live.client.take() {
         client.abort();

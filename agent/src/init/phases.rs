@@ -4,7 +4,7 @@ use super::disks::{choose, is_settled, markers};
 use super::machine::Machine;
 use super::network::Net;
 use super::timeline::uptime_ms;
-use super::{clock, end, key, mounts, survey};
+use super::{clock, coldplug, end, key, mounts, survey};
 use crate::install::bootentry::Variables;
 use crate::install::efivars::Efivars;
 use anyhow::Context;
@@ -92,6 +92,7 @@ fn modules(machine: &mut Machine) -> anyhow::Result<()> {
             "no modules for this kernel; only what is built in will work"
         );
     }
+    coldplug::answer_the_kernel().context("becoming the kernel's modprobe")?;
     // A pass brings buses up, the next one finds what sits on them.
     let mut loaded = 0;
     loop {
