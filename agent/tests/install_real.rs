@@ -228,9 +228,13 @@ fn judge(world: &World, path: &Path, block_bytes: u32, folder: &Path) {
     judge_data(text, &plan);
     // The secret is on the data partition and nowhere else.
     let mut chunk = vec![0; 1 << 20];
-    for at in (0..plan.slots[0].bytes.start + (64 << 20)).step_by(chunk.len()) {
+    let zeros = chunk.clone();
+    for at in (0..plan.slots[0].bytes.start + (16 << 20)).step_by(chunk.len()) {
         disk.read_at(at, &mut chunk).unwrap();
-        assert!(!chunk.windows(32).any(|bytes| bytes == world.key.seed()), "the key lies at {at}");
+        assert!(
+            chunk == zeros || !chunk.windows(32).any(|bytes| bytes == world.key.seed()),
+            "the key lies at {at}"
+        );
     }
 }
 
