@@ -27,6 +27,8 @@ pub mod signed;
 
 /// The provisioner's call on the LAN.
 pub mod beacon;
+/// DHCP packets, for the boot answers and for the agent's own client.
+pub mod dhcp;
 /// What servers see of etcd.
 pub mod etcd;
 /// Permission to start k3s once; commands to a server's agent.

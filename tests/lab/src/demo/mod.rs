@@ -61,7 +61,12 @@ pub fn run(asked: &Demo) -> Result<bool> {
     let mut arches: Vec<&str> = specs.iter().map(|spec| spec.arch.word()).collect();
     arches.sort_unstable();
     arches.dedup();
-    let builds = parts::builds(&asked.bin, &arches, &config::k3s_version(&text)?)?;
+    let builds = parts::builds(
+        &asked.bin,
+        &arches,
+        &config::version(&text, "k3s")?,
+        &config::version(&text, "kata")?,
+    )?;
 
     if folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| format!("clearing {}", folder.display()))?;
