@@ -4,6 +4,8 @@
 
 mod counters;
 mod file;
+#[cfg(test)]
+mod model;
 mod session;
 mod volatile;
 mod wire;
