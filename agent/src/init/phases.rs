@@ -271,11 +271,6 @@ mod tests {
         let at = |name| names.iter().position(|known| *known == name);
         assert!(at("disks") < at("key") && at("key") < at("network"));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::loader_name;
 
     #[test]
     fn the_loaders_name_is_read_without_its_zero_and_without_control_characters() {
