@@ -134,8 +134,14 @@ impl Lan {
     /// From now on so many UDP packets of a hundred are lost, in each direction.
     pub fn lose(&self, percent: u32) {
         let rules = format!(
-            "flush ruleset\ntable bridge loss {{ chain f {{ type filter hook forward priority 0;
-             ether type ip ip protocol udp numgen random mod 100 < {percent} drop; }} }}"
+            "flush ruleset
+             table bridge loss {{
+                 chain f {{
+                     type filter hook forward priority 0;
+                     ether type ip ip protocol udp numgen random mod 100 < {percent} drop;
+                 }}
+             }}
+            "
         );
         let mut nft = self.command("nft");
         let mut nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
