@@ -106,22 +106,27 @@ async fn find(machine: &mut Machine, net: &mut Net, failed: Option<&str>) -> Opt
     };
     let delegation = machine.numbers.delegation;
     let mut reminded: Option<Instant> = None;
+    // A beacon is heard on a port that has no address yet: kept until there is a way back.
+    let mut heard: Option<Found> = None;
     loop {
         let ports = net.ports.borrow_and_update().clone();
         let (reason, addressed) = unheard(&ports);
         let reason = failed.filter(|_| addressed).unwrap_or(&reason);
         machine.now(State::Netbooted, Some(reason));
+        if let Some(found) = heard.filter(|_| addressed) {
+            tracing::info!(provisioner = %found.api, "provisioner found");
+            return Some(Ok(found));
+        }
         if addressed && reminded.is_none_or(|at| at.elapsed() >= REMIND) {
             tracing::info!("no provisioner found yet; listening on 7480/udp");
             reminded = Some(Instant::now());
         }
         tokio::select! {
             found = net.beacons.next(&trust, delegation) => {
-                let found = found.context("listening for the provisioner");
-                if let Ok(found) = &found {
-                    tracing::info!(provisioner = %found.api, "provisioner found");
+                match found.context("listening for the provisioner") {
+                    Ok(found) => heard = Some(found),
+                    Err(error) => return Some(Err(error)),
                 }
-                return Some(found);
             }
             changed = net.ports.changed() => {
                 if changed.is_err() {

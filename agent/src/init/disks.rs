@@ -1,6 +1,7 @@
 //! Which disk is ours: the markers of all fixed disks, the one that counts, and its data partition.
 
 use super::coldplug::Coldplug;
+use super::phases::timed;
 use crate::detect::disks::{self, partition};
 use crate::install::blockdev::BlockDevice;
 use crate::install::marker::read_marker;
@@ -42,7 +43,7 @@ impl Ours {
     /// Mounts the data partition; what goes wrong is kept as the reason why this disk cannot be booted.
     pub(super) fn mount_data(&mut self, coldplug: &mut Coldplug) {
         coldplug.load("ext4");
-        match mount_data(&self.device(DATA)) {
+        match timed("data", || mount_data(&self.device(DATA))) {
             Ok(()) => self.mounted = true,
             Err(error) => self.unbootable = Some(format!("{error:#}")),
         }

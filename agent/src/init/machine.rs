@@ -1,5 +1,6 @@
 //! What one boot knows so far: the phases fill it in, in the order of their table.
 
+use super::background::Background;
 use super::coldplug::Coldplug;
 use super::decide::Me;
 use super::disks::Ours;
@@ -23,7 +24,6 @@ use muster_protocol::sync::Report;
 use muster_protocol::wire;
 use std::net::SocketAddr;
 use std::path::Path;
-use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 pub(super) struct Machine {
@@ -39,7 +39,7 @@ pub(super) struct Machine {
     pub numbers: Numbers,
     pub manifest: Option<Manifest>,
     pub key: Option<NodeKey>,
-    pub runtime: Option<Runtime>,
+    pub background: Option<Background>,
     pub net: Option<Net>,
     /// As its task sees them now.
     pub ports: Option<watch::Receiver<Vec<Port>>>,
@@ -68,7 +68,7 @@ impl Machine {
             numbers: Numbers::default(),
             manifest: None,
             key: None,
-            runtime: None,
+            background: None,
             net: None,
             ports: None,
             provisioner: None,

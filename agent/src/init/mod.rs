@@ -10,6 +10,8 @@ mod machine;
 /// Stages and their times.
 pub mod timeline;
 
+/// The thread that drives it.
+mod background;
 /// Never before the image's own time.
 pub mod clock;
 /// Drivers for what is there.
@@ -84,7 +86,7 @@ fn live(machine: &mut Machine) -> anyhow::Error {
 
 /// One question, one deed. Returns when asking again is right.
 fn ask_and_act(machine: &mut Machine) -> anyhow::Result<()> {
-    match phases::timed("ask", || in_runtime(machine))? {
+    match phases::timed("ask", || in_background(machine))? {
         Decision::StartOver => phases::run(machine, phases::PHASES.iter().filter(|phase| phase.again)),
         Decision::Install { order, provisioner, found } => {
             match install::install(machine, &order, provisioner, found) {
@@ -108,12 +110,12 @@ fn ask_and_act(machine: &mut Machine) -> anyhow::Result<()> {
     }
 }
 
-fn in_runtime(machine: &mut Machine) -> anyhow::Result<Decision> {
-    let runtime = machine.runtime.take().context("the network was not started")?;
+fn in_background(machine: &mut Machine) -> anyhow::Result<Decision> {
+    let background = machine.background.take().context("the network was not started")?;
     let mut net = machine.net.take().context("the network was not started")?;
-    let decision = runtime.block_on(ask::ask(machine, &mut net));
+    let decision = background.run(ask::ask(machine, &mut net));
     machine.net = Some(net);
-    machine.runtime = Some(runtime);
+    machine.background = Some(background);
     decision
 }
 

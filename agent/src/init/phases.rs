@@ -1,8 +1,9 @@
 //! The boot as one table: what happens in which order, and what it means when it fails.
 
+use super::background::Background;
 use super::disks::{choose, is_settled, markers};
 use super::machine::Machine;
-use super::network::Net;
+use super::network::{Net, Setup};
 use super::timeline::uptime_ms;
 use super::{clock, coldplug, end, key, mounts, survey};
 use crate::install::bootentry::Variables;
@@ -38,6 +39,7 @@ pub(super) const PHASES: &[Phase] = &[
     Phase { name: "console", run: console, failure: Failure::IsTold, again: false },
     Phase { name: "modules", run: modules, failure: Failure::IsTold, again: false },
     Phase { name: "loader", run: loader, failure: Failure::IsTold, again: false },
+    Phase { name: "links", run: links, failure: Failure::Ends, again: false },
     Phase { name: "trust", run: trust, failure: Failure::Ends, again: false },
     Phase {
         name: "clock",
@@ -203,13 +205,7 @@ fn detect(machine: &mut Machine) -> anyhow::Result<()> {
     if machine.ours.as_ref().is_some_and(|ours| ours.mounted) {
         return Ok(());
     }
-    // Links come up and DHCP asks while the disks are read.
-    let (unseen, cluster) = (survey::unseen(machine), machine.trust()?.cluster);
-    let runtime = machine.runtime.as_ref().context("the network was not started")?;
-    let look =
-        async { tokio::task::spawn_blocking(move || survey::seen(&unseen, Path::new("/"), cluster)).await };
-    let seen = runtime.block_on(look).context("looking at the disks")?;
-    survey::fill(machine, seen);
+    survey::look(machine, Path::new("/"));
     Ok(())
 }
 
@@ -241,19 +237,22 @@ fn node_key(machine: &mut Machine) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn network(machine: &mut Machine) -> anyhow::Result<()> {
-    if machine.net.is_some() {
-        return Ok(());
-    }
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
-    let declared = machine.manifest.as_ref().map(|manifest| manifest.network.clone());
+/// Starts the network's thread: links come up from here on, whatever PID 1 does.
+fn links(machine: &mut Machine) -> anyhow::Result<()> {
+    let background = Background::start()?;
     let mut luck = [0; 4];
     getrandom::fill(&mut luck).context("asking for random bytes")?;
-    let net = runtime.block_on(async { Net::start(declared, u32::from_le_bytes(luck)) })?;
+    let net = background.run(async { Net::start(u32::from_le_bytes(luck)) })?;
     machine.ports = Some(net.ports.clone());
     machine.net = Some(net);
-    machine.runtime = Some(runtime);
+    machine.background = Some(background);
+    Ok(())
+}
+
+/// Now that the disk was looked at, it is known where addresses come from.
+fn network(machine: &mut Machine) -> anyhow::Result<()> {
+    let net = machine.net.as_ref().context("the network was not started")?;
+    net.setup.send_replace(Setup::of(machine.manifest.as_ref()));
     Ok(())
 }
 

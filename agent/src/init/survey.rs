@@ -27,56 +27,29 @@ pub(super) fn refresh(machine: &mut Machine, root: &Path) -> bool {
     };
     let changed = names(&now) != names(&before);
     machine.inventory = Some(now);
-    if changed && let Ok(trust) = machine.trust() {
-        let cluster = trust.cluster;
-        look(machine, root, cluster);
+    if changed {
+        look(machine, root);
     }
     changed
 }
 
 /// Fills in the contents of fixed disks that were not looked at yet. The disk that this machine boots from is left
 /// out: it is in use, and a boot must not wait for 1,024 samples.
-pub(super) fn look(machine: &mut Machine, root: &Path, cluster: ClusterId) {
-    let disks = unseen(machine);
-    fill(machine, seen(&disks, root, cluster));
-}
-
-/// Disks whose contents are wanted.
-pub(super) fn unseen(machine: &Machine) -> Vec<Disk> {
-    let booted = machine.ours.as_ref().filter(|ours| ours.mounted).map(|ours| &ours.name);
-    let disks = machine.inventory.iter().flat_map(|inventory| &inventory.disks);
-    disks
-        .filter(|disk| disk.contents.is_none() && is_fixed(disk) && booted != Some(&disk.name))
-        .cloned()
-        .collect()
-}
-
-/// The slow part: reads the disks.
-pub(super) fn seen(disks: &[Disk], root: &Path, cluster: ClusterId) -> Vec<(String, Contents)> {
-    let mut seen = Vec::new();
-    for disk in disks {
+pub(super) fn look(machine: &mut Machine, root: &Path) {
+    let Some(cluster) = machine.trust.as_ref().map(|trust| trust.cluster) else { return };
+    let booted = machine.ours.as_ref().filter(|ours| ours.mounted).map(|ours| ours.name.clone());
+    let Some(inventory) = &mut machine.inventory else { return };
+    for disk in inventory.disks.iter_mut().filter(|disk| disk.contents.is_none() && is_fixed(disk)) {
+        if booted.as_ref() == Some(&disk.name) {
+            continue;
+        }
         match contents(root, disk, cluster) {
             Ok(contents) => {
-                tracing::info!(
-                    disk = disk.name,
-                    empty = contents.empty,
-                    found = contents.found.join(", "),
-                    "disk"
-                );
-                seen.push((disk.name.clone(), contents));
+                let found = contents.found.join(", ");
+                tracing::info!(disk = disk.name, empty = contents.empty, found, "disk");
+                disk.contents = Some(contents);
             }
             Err(error) => tracing::warn!(disk = disk.name, %error, "cannot look at a disk"),
-        }
-    }
-    seen
-}
-
-/// Keeps what was seen.
-pub(super) fn fill(machine: &mut Machine, seen: Vec<(String, Contents)>) {
-    let Some(inventory) = &mut machine.inventory else { return };
-    for (name, contents) in seen {
-        if let Some(disk) = inventory.disks.iter_mut().find(|disk| disk.name == name) {
-            disk.contents = Some(contents);
         }
     }
 }
