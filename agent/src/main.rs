@@ -2,6 +2,8 @@
 
 use muster_agent::cli::{self, Command, HELP};
 use muster_agent::init::{self, coldplug};
+use muster_agent::log::Log;
+use muster_agent::node;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -32,6 +34,12 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Detect { root } => print!("{}", cli::detected(&root)?),
+        Command::Node(options) => {
+            Log::to_stderr().install();
+            node::run(options)?;
+        }
+        Command::K3sGate { root } => node::pass_gate(&root)?,
+        Command::Status { root } => print!("{}", cli::last_status(&root)?),
         Command::Version => println!("muster-agent {}", env!("CARGO_PKG_VERSION")),
         Command::Help => print!("{HELP}"),
     }

@@ -17,3 +17,6 @@ pub mod image;
 
 /// The edges: sockets, and nothing that is worth deciding.
 pub mod serve;
+
+/// The command line.
+pub mod cli;

@@ -5,7 +5,7 @@ use super::disks::{choose, is_settled, markers};
 use super::machine::Machine;
 use super::network::{Net, Setup};
 use super::timeline::uptime_ms;
-use super::{clock, coldplug, end, key, mounts, survey};
+use super::{clock, coldplug, end, key, loader, mounts, survey};
 use crate::install::bootentry::Variables;
 use crate::install::efivars::Efivars;
 use anyhow::Context;
@@ -39,6 +39,7 @@ pub(super) const PHASES: &[Phase] = &[
     Phase { name: "console", run: console, failure: Failure::IsTold, again: false },
     Phase { name: "modules", run: modules, failure: Failure::IsTold, again: false },
     Phase { name: "links", run: links, failure: Failure::Ends, again: false },
+    Phase { name: "loader", run: |_| loader::tell(), failure: Failure::IsTold, again: false },
     Phase { name: "trust", run: trust, failure: Failure::Ends, again: false },
     Phase {
         name: "clock",

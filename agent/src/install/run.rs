@@ -8,7 +8,9 @@ use super::bootentry::{self, Variables};
 use super::choose::{self, Begin, Candidate, Refusal};
 use super::claim::{self, Held};
 use super::disk::Disk;
-use super::failed::{Cause, Failed, ImageError, Step};
+use super::failed::ImageError;
+/// What [`run`] returns when it stops.
+pub use super::failed::{Cause, Failed, Step};
 use super::fetch::Source;
 use super::mkdata::DataError;
 use super::plan::{Part, Plan, Sizes, plan};

@@ -1,8 +1,9 @@
 //! Puts k3s's files where its unit finds them: `/var/lib/muster/k3s/<version>/`, complete or not there.
 
+use crate::durable::{make_folder, sync_folder};
 use crate::node::fetch::{FetchError, Fetcher, digest_of};
 use crate::node::versions::{Version, VersionError};
-use crate::state::{Root, make_folder, sync_folder};
+use crate::state::Root;
 use muster_protocol::manifest::{K3s, PlacedFile};
 use std::fs;
 use std::io;

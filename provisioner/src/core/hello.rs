@@ -1,8 +1,8 @@
 //! The first exchange of every boot: who is it, and what may it do?
 
-use super::manifest::image;
+use super::manifest::{image, roster_changed};
 use super::ordering::{NewOrder, close, newest_order, order_key};
-use super::{Asker, Core, CoreError, Now, admitted, events, machine_row};
+use super::{Asker, Core, CoreError, Now, admit, events, machine_row, name_of};
 use crate::cluster::admission::{Caller, Known, Who, recognise};
 use crate::cluster::orders::{self, Next, Situation};
 use crate::store::rows::{Admitted, How, MACHINES, MachineRow, Pending, WINDOW};
@@ -78,14 +78,13 @@ impl Core {
         inventory: Option<&Inventory>,
     ) -> Result<Who, CoreError> {
         let view = self.store.view()?;
-        let admitted: BTreeMap<NodeName, Fingerprint> =
-            admitted(&view)?.into_iter().map(|(name, key)| (name, key.fingerprint())).collect();
         let window = view.get(WINDOW, "window")?.filter(|window| now.unix_ms < window.until_unix_ms);
         let mut macs: Vec<Mac> =
             inventory.iter().flat_map(|found| found.nics.iter().map(|nic| nic.mac)).collect();
         if !macs.contains(&mac) {
             macs.push(mac);
         }
+        let admitted = self.admitted_near(&view, asker, &macs)?;
         let detected = inventory.map_or(Class::Generic, |found| classify(found, &self.config.hardware));
         let serial = inventory.and_then(|found| found.dmi.serial.as_deref());
         let caller = Caller { key: asker.print(), macs: &macs, serial, detected };
@@ -96,6 +95,27 @@ impl Core {
             window: window.as_ref().filter(|_| inventory.is_some()).map(|window| window.taken.as_slice()),
         };
         Ok(recognise(&caller, &known))
+    }
+
+    /// The admitted keys that matter for this caller: its own, and those of the machines that its MACs name.
+    fn admitted_near(
+        &self,
+        view: &impl Read,
+        asker: &Asker,
+        macs: &[Mac],
+    ) -> Result<BTreeMap<NodeName, Fingerprint>, StoreError> {
+        let mut near = BTreeMap::new();
+        if let Some(name) = name_of(view, &asker.key)? {
+            near.insert(name, asker.print());
+        }
+        let named =
+            self.config.machines.iter().filter(|machine| machine.macs.iter().any(|mac| macs.contains(mac)));
+        for machine in named {
+            if let Some(admitted) = machine_row(view, &machine.name)?.admitted {
+                near.insert(machine.name.clone(), admitted.key.fingerprint());
+            }
+        }
+        Ok(near)
     }
 
     /// Its key is admitted: save what it says, then see what it may do.
@@ -219,8 +239,7 @@ impl Core {
 /// The window takes this key.
 fn take(tx: &mut Tx, now: Now, asker: &Asker, name: &NodeName) -> Result<(), StoreError> {
     let mut row = machine_row(tx, name)?;
-    row.admitted = Some(Admitted { key: asker.key, at_unix_ms: now.unix_ms, how: How::Window });
-    row.pending.retain(|pending| pending.key != asker.key);
+    admit(tx, name, &mut row, Admitted { key: asker.key, at_unix_ms: now.unix_ms, how: How::Window })?;
     tx.put(MACHINES, name.as_str(), &row)?;
     if let Some(mut window) = tx.get(WINDOW, "window")? {
         window.taken.push(name.clone());
@@ -243,6 +262,9 @@ pub(super) fn note_seen(
     change(&mut row);
     if let std::net::IpAddr::V4(address) = asker.address {
         row.address = Some(address);
+    }
+    if row.address != before.address {
+        roster_changed(tx)?;
     }
     if row != before || now.unix_ms.saturating_sub(row.last_seen_unix_ms) > SEEN_EVERY_MS {
         row.last_seen_unix_ms = now.unix_ms;

@@ -6,7 +6,9 @@
 use super::{Core, CoreError, Now, admitted, machine_row};
 use crate::config::meant::{Config, Machine};
 use crate::store::artifacts::latest;
-use crate::store::rows::{ArtifactFile, ArtifactKind, CURRENT, Current, MachineRow, OPERATORS};
+use crate::store::rows::{
+    ArtifactFile, ArtifactKind, COUNTERS, CURRENT, Current, KeyRow, MachineRow, OPERATORS,
+};
 use crate::store::{Read, StoreError, Tx};
 use muster_protocol::ids::{Arch, Digest, NodeName, Number};
 use muster_protocol::keys::Fingerprint;
@@ -19,6 +21,13 @@ use muster_protocol::wire;
 pub(super) const VALID_S: u64 = 7 * 86_400;
 /// A machine that has not taken its manifest yet gets a fresh one when less than this is left.
 const RENEW_S: u64 = 86_400;
+
+/// Not 0: the roster must be looked at again. Looking means reading every machine.
+const ROSTER_CHANGED: &str = "roster-changed";
+
+pub(super) fn roster_changed(tx: &mut Tx) -> Result<(), StoreError> {
+    tx.put(COUNTERS, ROSTER_CHANGED, &1)
+}
 
 /// What a machine's disk would be written from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,6 +220,11 @@ impl Core {
 
     /// The roster in force.
     pub(super) fn roster(&self, tx: &mut Tx) -> Result<(Number, Vec<u8>), CoreError> {
+        let saved = (tx.get(CURRENT, "roster")?, tx.signed("roster")?);
+        let stale = tx.get(COUNTERS, ROSTER_CHANGED)?.unwrap_or(1) != 0;
+        if let ((Some(current), Some(bytes)), false) = (&saved, stale) {
+            return Ok((current.number, bytes.clone()));
+        }
         let mut roster = Roster {
             version: Number::default(),
             operators: tx.get(OPERATORS, "operators")?.unwrap_or_default(),
@@ -218,7 +232,8 @@ impl Core {
             recovery: self.home.recovery,
         };
         let digest = Digest::of(&wire::encode(&roster));
-        if let (Some(current), Some(bytes)) = (tx.get(CURRENT, "roster")?, tx.signed("roster")?)
+        tx.put(COUNTERS, ROSTER_CHANGED, &0)?;
+        if let (Some(current), Some(bytes)) = saved
             && current.content == digest
             && current.number.delegation == self.online.number
         {
@@ -238,7 +253,7 @@ impl Core {
 
     fn members(&self, tx: &Tx) -> Result<Vec<Member>, CoreError> {
         let mut members = Vec::new();
-        for (name, key) in admitted(tx)? {
+        for KeyRow { name, key } in admitted(tx)? {
             // A machine that was taken out of cluster.toml is no member, though its key is remembered.
             let Some(machine) = self.config.machine(&name) else { continue };
             let seen = machine_row(tx, &name)?.address;

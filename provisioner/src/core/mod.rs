@@ -40,8 +40,8 @@ use crate::cluster::evidence::Heard;
 use crate::cluster::membership::Decision;
 use crate::cluster::record::Record;
 use crate::config::meant::Config;
-use crate::store::rows::{COUNTERS, HOME, Home, MACHINES, MachineRow, OPERATORS};
-use crate::store::{Read, Store, StoreError};
+use crate::store::rows::{Admitted, COUNTERS, HOME, Home, KEYS, KeyRow, MACHINES, MachineRow, OPERATORS};
+use crate::store::{Read, Store, StoreError, Tx};
 use live::Live;
 use muster_protocol::ids::{Mac, NodeName};
 use muster_protocol::keys::{Fingerprint, PublicKey};
@@ -141,6 +141,8 @@ impl Core {
             None => Record::default(),
         };
         let traces = timeline::Traces::load(&view)?;
+        // cluster.toml may have changed since the last start.
+        store.write(manifest::roster_changed)?;
         Ok(Self {
             store,
             config,
@@ -225,14 +227,26 @@ fn machine_row(view: &impl Read, name: &NodeName) -> Result<MachineRow, StoreErr
 }
 
 /// Every admitted key.
-fn admitted(view: &impl Read) -> Result<BTreeMap<NodeName, PublicKey>, StoreError> {
-    let rows = view.all(MACHINES, "")?;
-    Ok(rows.into_iter().filter_map(|(name, row)| Some((name.parse().ok()?, row.admitted?.key))).collect())
+fn admitted(view: &impl Read) -> Result<Vec<KeyRow>, StoreError> {
+    Ok(view.all(KEYS, "")?.into_iter().map(|(_, row)| row).collect())
 }
 
 /// The machine that this key was admitted for.
 fn name_of(view: &impl Read, key: &PublicKey) -> Result<Option<NodeName>, StoreError> {
-    Ok(admitted(view)?.into_iter().find(|(_, known)| known == key).map(|(name, _)| name))
+    let row = view.get(KEYS, &key.fingerprint().to_string())?;
+    Ok(row.filter(|row| row.key == *key).map(|row| row.name))
+}
+
+/// Admits a key, in place of the one before.
+fn admit(tx: &mut Tx, name: &NodeName, row: &mut MachineRow, admitted: Admitted) -> Result<(), StoreError> {
+    if let Some(old) = row.admitted {
+        tx.delete(KEYS, &old.key.fingerprint().to_string())?;
+    }
+    row.admitted = Some(admitted);
+    row.pending.retain(|pending| pending.key != admitted.key);
+    let key = KeyRow { name: name.clone(), key: admitted.key };
+    tx.put(KEYS, &admitted.key.fingerprint().to_string(), &key)?;
+    manifest::roster_changed(tx)
 }
 
 /// MAC addresses by which a machine is declared or was seen.

@@ -3,13 +3,13 @@
 
 use super::manifest::image;
 use super::ordering::{NewOrder, newest_order};
-use super::{Core, CoreError, Now, admitted, events, machine_row};
+use super::{Core, CoreError, Now, admit, events, machine_row};
 use crate::cluster::by_hand;
 use crate::cluster::orders::{self, Situation};
 use crate::config::meant::Os;
 use crate::store::artifacts;
 use crate::store::rows::{
-    ARTIFACTS, Admitted, ArtifactRow, How, MACHINES, ORDERS, OrderState, WINDOW, Window, number_key,
+    ARTIFACTS, Admitted, ArtifactRow, How, KEYS, MACHINES, ORDERS, OrderState, WINDOW, Window, number_key,
 };
 use crate::store::{Read, StoreError};
 use muster_protocol::ids::{NodeName, Number};
@@ -81,8 +81,8 @@ impl Core {
             if row.admitted.is_some_and(|known| known.key.fingerprint() == print) {
                 return Ok(Ok(()));
             }
-            if let Some((other, _)) = admitted(tx)?.into_iter().find(|(_, key)| key.fingerprint() == print) {
-                return Ok(Err(Refusal::KeyOfAnother { key: print, other }));
+            if let Some(other) = tx.get(KEYS, &print.to_string())? {
+                return Ok(Err(Refusal::KeyOfAnother { key: print, other: other.name }));
             }
             let Some(pending) =
                 row.pending.iter().find(|pending| pending.key.fingerprint() == print).copied()
@@ -108,8 +108,7 @@ impl Core {
                 events::note(tx, now.unix_ms, name.as_str(), what, Some(by.key))?;
             }
             let how = How::Approved { by: by.key };
-            row.admitted = Some(Admitted { key: pending.key, at_unix_ms: now.unix_ms, how });
-            row.pending.retain(|other| other.key != pending.key);
+            admit(tx, name, &mut row, Admitted { key: pending.key, at_unix_ms: now.unix_ms, how })?;
             tx.put(MACHINES, name.as_str(), &row)?;
             events::note(tx, now.unix_ms, name.as_str(), format!("key {print} approved"), Some(by.key))?;
             Ok(Ok(()))

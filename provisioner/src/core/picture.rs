@@ -228,7 +228,8 @@ impl Core {
             part.state = "silent".into();
             part.reasons.push("not heard since this provisioner started".into());
         }
-        if let Some(why) = self.decision.waiting.get(&machine.name) {
+        // Nobody expects a machine that was never heard to start k3s.
+        if let Some(why) = self.decision.waiting.get(&machine.name).filter(|_| live.is_some()) {
             part.reasons.push(why.clone());
         }
         // An agent's own reason is often the very words that it was told.

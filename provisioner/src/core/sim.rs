@@ -2,7 +2,7 @@
 
 use super::{Asker, Core, Now, Parts};
 use crate::config;
-use crate::store::founding::{Founded, found};
+use crate::store::founding::found;
 use crate::store::keys::read_online;
 use crate::store::rows::{ArtifactKind, ArtifactRow};
 use crate::store::state_dir::StateDir;
@@ -13,6 +13,7 @@ use muster_protocol::ids::{Arch, Digest, InstanceId, Mac, Number};
 use muster_protocol::inventory::{Bus, Contents, Cpu, Disk, DiskId, Dmi, Firmware, Inventory, Nic};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::order::Order;
+use muster_protocol::roster::Operator;
 use muster_protocol::signed::{By, Listener, Signed, Trust};
 use muster_protocol::status::{Evidence, State, Status};
 use muster_protocol::sync::{Claim, ClaimAnswer, SyncReply, SyncRequest};
@@ -72,7 +73,9 @@ impl World {
         let folder = std::env::temp_dir().join(format!("muster-core-{name}-{}", std::process::id()));
         let _leftover = std::fs::remove_dir_all(&folder);
         let state = StateDir::new(folder.join("state"));
-        let Founded { trust, operator } = found(&state, "lab", "alice", 1_000_000).unwrap();
+        let operator = SecretKey::from_seed([0xa1; 32]);
+        let alice = Operator { name: "alice".into(), key: operator.public() };
+        let trust = found(&state, "lab", alice, 1_000_000).unwrap();
         let core = open(&state, &trust, &state.store());
         let now = Now { mono_ms: 1_000, unix_ms: 2_000_000_000, clock: true };
         Self { folder, state, trust, operator, core, now }

@@ -3,14 +3,14 @@
 use super::hello::note_seen;
 use super::ordering::close;
 use super::report::next_ms;
-use super::{Asker, Core, CoreError, Now, admitted, events, name_of};
+use super::{Asker, Core, CoreError, Now, events, name_of};
 use crate::cluster::evidence::Heard;
-use crate::store::rows::{BOXES, BoxRow, COMMANDS, StageRow, number_key};
+use crate::store::rows::{BOXES, BoxRow, COMMANDS, KEYS, StageRow, number_key};
 use crate::store::{Read, StoreError, Tx};
 use muster_protocol::etcd::NodeSeen;
 use muster_protocol::grant::{Command, CommandResult, Grant};
 use muster_protocol::ids::{NodeName, Role};
-use muster_protocol::keys::{Fingerprint, PublicKey};
+use muster_protocol::keys::Fingerprint;
 use muster_protocol::sealed::{SealedBox, Secret};
 use muster_protocol::signed::{By, Clock, Listener, Signed};
 use muster_protocol::status::{State, Status};
@@ -190,9 +190,9 @@ impl Core {
         if sealed.to == self.home.recovery.fingerprint() || self.is_operator_print(tx, sealed.to)? {
             return Ok(Ok(()));
         }
-        let recipient =
-            admitted(tx)?.into_iter().find(|(_, key): &(_, PublicKey)| key.fingerprint() == sealed.to);
-        let Some((recipient, _)) = recipient else { return Ok(Err("its recipient is not admitted".into())) };
+        let Some(recipient) = tx.get(KEYS, &sealed.to.to_string())?.map(|row| row.name) else {
+            return Ok(Err("its recipient is not admitted".into()));
+        };
         Ok(match (sealed.secret, role(&recipient)) {
             (Secret::AgentToken, Some(_)) | (Secret::ServerToken, Some(Role::Server)) => Ok(()),
             (Secret::ServerToken, Some(Role::Worker)) => {

@@ -17,7 +17,7 @@ pub mod link;
 /// What systemd is told.
 pub mod notify;
 /// What an operator asks over it.
-mod operator_api;
+pub mod operator_api;
 /// Who holds a port.
 pub mod ports;
 /// Fewer rights, once the ports are open.

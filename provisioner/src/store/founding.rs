@@ -26,24 +26,19 @@ pub enum FoundingError {
     Store(#[from] StoreError),
 }
 
-pub struct Founded {
-    pub trust: Trust,
-    /// The first operator's key; it belongs to a person, not to the state directory.
-    pub operator: SecretKey,
-}
-
 pub fn random<const N: usize>() -> Result<[u8; N], FoundingError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|_| FoundingError::Random)?;
     Ok(bytes)
 }
 
+/// Makes the state directory. The operator's private key belongs to a person and is made elsewhere.
 pub fn found(
     state: &StateDir,
     cluster_name: &str,
-    operator_name: &str,
+    operator: Operator,
     now_unix: u64,
-) -> Result<Founded, FoundingError> {
+) -> Result<Trust, FoundingError> {
     // Any of these three means that a cluster is or was here.
     for path in [state.store(), state.trust(), state.key("online")] {
         if path.exists() {
@@ -59,7 +54,6 @@ pub fn found(
     }
     let (root, online, recovery) =
         (SecretKey::from_seed(random()?), SecretKey::from_seed(random()?), SecretKey::from_seed(random()?));
-    let operator = SecretKey::from_seed(random()?);
     let cluster = ClusterId(random()?);
     let trust = Trust {
         cluster,
@@ -77,12 +71,11 @@ pub fn found(
     store.write(|tx| -> Result<(), StoreError> {
         tx.put(HOME, "home", &Home { cluster, recovery: recovery.public() })?;
         tx.put(COUNTERS, "generation", &0)?;
-        let first = Operator { name: operator_name.into(), key: operator.public() };
-        tx.put(OPERATORS, "operators", &vec![first])
+        tx.put(OPERATORS, "operators", &vec![operator])
     })?;
     // Last: with it the state directory counts as complete.
     write_private(&state.trust(), &wire::encode(&trust))?;
-    Ok(Founded { trust, operator })
+    Ok(trust)
 }
 
 #[cfg(test)]
@@ -90,19 +83,23 @@ mod tests {
     use super::*;
     use crate::store::keys::{read_key, read_online, read_trust};
 
+    fn alice() -> Operator {
+        Operator { name: "alice".into(), key: SecretKey::from_seed([1; 32]).public() }
+    }
+
     #[test]
     fn a_founded_state_can_be_read_back_and_is_not_founded_twice() {
         let folder = std::env::temp_dir().join(format!("muster-founding-{}", std::process::id()));
         let _leftover = std::fs::remove_dir_all(&folder);
         let state = StateDir::new(&folder);
-        let founded = found(&state, "lab", "alice", 1_000).unwrap();
-        assert_eq!(read_trust(&state.trust()).unwrap(), founded.trust);
-        assert_eq!(read_online(&state, &founded.trust).unwrap().number, 1);
-        assert!(matches!(found(&state, "lab", "alice", 1_000), Err(FoundingError::Exists { .. })));
+        let trust = found(&state, "lab", alice(), 1_000).unwrap();
+        assert_eq!(read_trust(&state.trust()).unwrap(), trust);
+        assert_eq!(read_online(&state, &trust).unwrap().number, 1);
+        assert!(matches!(found(&state, "lab", alice(), 1_000), Err(FoundingError::Exists { .. })));
         // Root and recovery are meant to be taken away.
         std::fs::remove_file(state.key("root")).unwrap();
         std::fs::remove_file(state.key("recovery")).unwrap();
-        assert!(read_online(&state, &founded.trust).is_ok());
+        assert!(read_online(&state, &trust).is_ok());
     }
 
     #[test]
@@ -111,7 +108,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("muster-open-key-{}", std::process::id()));
         let _leftover = std::fs::remove_dir_all(&folder);
         let state = StateDir::new(&folder);
-        found(&state, "lab", "alice", 1_000).unwrap();
+        found(&state, "lab", alice(), 1_000).unwrap();
         let path = state.key("online");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(read_key(&path), Err(KeyError::Open { mode: 0o644, .. })));

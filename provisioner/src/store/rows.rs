@@ -16,6 +16,8 @@ use std::net::Ipv4Addr;
 pub const COUNTERS: Table<u64> = Table::new("counters");
 /// Key: the node's name.
 pub const MACHINES: Table<MachineRow> = Table::new("machines");
+/// Key: the fingerprint. Which machine an admitted key is.
+pub const KEYS: Table<KeyRow> = Table::new("keys");
 /// Key: [`number_key`] of the order.
 pub const ORDERS: Table<OrderRow> = Table::new("orders");
 /// Key: name and sequence; the cluster's own have the name `-`.
@@ -42,6 +44,7 @@ pub const TRACES: Table<Trace> = Table::new("traces");
 pub(super) const TABLES: &[&str] = &[
     "counters",
     "machines",
+    "keys",
     "orders",
     "events",
     "timelines",
@@ -97,6 +100,12 @@ pub struct Admitted {
     pub key: PublicKey,
     pub at_unix_ms: u64,
     pub how: How,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRow {
+    pub name: NodeName,
+    pub key: PublicKey,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
+use tokio::task::JoinSet;
+use zeroize::Zeroizing;
 
 use crate::state::Root;
 
@@ -92,21 +94,23 @@ impl Prober {
     }
 
     /// Others, from outside. The server token is shown only to holders of a certificate by our own CA.
-    pub async fn outside(&self, others: &BTreeSet<Ipv4Addr>, server_password: Option<&str>) -> Vec<Outside> {
+    pub fn outside(
+        &self,
+        others: BTreeSet<Ipv4Addr>,
+        server_password: Option<Zeroizing<String>>,
+    ) -> impl Future<Output = Vec<Outside>> + use<> {
         let ours = self.read("server-ca.crt").and_then(|ca| only(&ca, None).ok());
-        let mut found = Vec::new();
-        // Few servers (3 or 5), each bounded at 2 s: asked together.
-        let mut asked = tokio::task::JoinSet::new();
-        for address in others {
-            let (anyone, ours) = (self.anyone.clone(), ours.clone());
-            let password = server_password.map(|password| zeroize::Zeroizing::new(password.to_owned()));
-            asked.spawn(one_outside(*address, anyone, ours, password));
+        let anyone = self.anyone.clone();
+        async move {
+            // Few servers (3 or 5), each bounded at 2 s: asked together.
+            let mut asked = JoinSet::new();
+            for address in others {
+                asked.spawn(one_outside(address, anyone.clone(), ours.clone(), server_password.clone()));
+            }
+            let mut found: Vec<_> = asked.join_all().await;
+            found.sort_by_key(|outside| outside.address);
+            found
         }
-        while let Some(answer) = asked.join_next().await {
-            found.extend(answer.ok());
-        }
-        found.sort_by_key(|outside| outside.address);
-        found
     }
 
     /// A worker's load balancer reaches a server.
@@ -184,7 +188,7 @@ async fn one_outside(
     address: Ipv4Addr,
     anyone: Arc<ClientConfig>,
     ours: Option<Arc<ClientConfig>>,
-    password: Option<zeroize::Zeroizing<String>>,
+    password: Option<Zeroizing<String>>,
 ) -> Outside {
     let info = async {
         match (&ours, &password) {

@@ -23,7 +23,10 @@ pub struct Transfer {
     trip: RoundTrip,
     /// Until then a repeated acknowledgement is the answer to a block that we sent twice ourselves.
     echoes_until: Instant,
-    /// How often in a row the timer ran out.
+    /// The last block that ever went out.
+    highest: u64,
+    /// How often the timer ran out since something was answered that had been sent once (Karn): what was sent again
+    /// says nothing of the round trip, and a timer that has shown itself too short must not be short again.
     repeats: u32,
     progress: Instant,
     deadline: Instant,
@@ -48,8 +51,8 @@ struct Round {
     /// The last block of it.
     end: u64,
     at: Instant,
-    /// Each block of it went out for the first time: its answer measures the round trip.
-    clean: bool,
+    /// Blocks behind this one went out for the first time: their answer measures the round trip.
+    fresh: u64,
 }
 
 /// What a client says to its transfer.
@@ -107,7 +110,8 @@ impl Transfer {
             last,
             arrived: 0,
             stage,
-            round: Round { end, at: now, clean: true },
+            round: Round { end, at: now, fresh: 0 },
+            highest: end,
             trip: RoundTrip::default(),
             echoes_until: now,
             repeats: 0,
@@ -161,7 +165,6 @@ impl Transfer {
             return;
         }
         self.repeats += 1;
-        self.round.clean = false;
         match self.stage {
             Stage::Offered | Stage::Unproven => {
                 if self.repeats >= MOST_UNPROVEN {
@@ -181,7 +184,7 @@ impl Transfer {
                     End::Silent { arrived: self.arrived, of: self.last }
                 });
             }
-            Stage::Proven => self.send_window(now, false),
+            Stage::Proven => self.send_window(now),
         }
     }
 
@@ -194,7 +197,7 @@ impl Transfer {
             // The answer to the option acknowledgement.
             (Stage::Offered, 0) => {
                 self.prove(now, waited);
-                self.send_window(now, true);
+                self.send_window(now);
             }
             (Stage::Offered, _) => {}
             (Stage::Unproven | Stage::Proven, 0) => {
@@ -203,21 +206,25 @@ impl Transfer {
                 // repetition, one needless repetition brings the next, for the rest of the file.
                 let late = waited >= self.trip.too_soon() && now >= self.echoes_until;
                 if self.terms.window > 1 && late && self.stage == Stage::Proven {
-                    self.send_window(now, false);
+                    self.send_window(now);
                 }
             }
             (Stage::Unproven | Stage::Proven, ahead) if ahead <= under_way => {
+                self.arrived += ahead;
+                self.progress = now;
                 if self.stage == Stage::Unproven {
                     self.prove(now, waited);
-                } else if ahead == under_way && self.round.clean {
-                    self.trip.sample(waited);
+                } else if self.arrived > self.round.fresh {
+                    self.repeats = 0;
+                    // From inside a window it would make the timer too short for a whole one.
+                    if ahead == under_way {
+                        self.trip.sample(waited);
+                    }
                 }
-                self.arrived += ahead;
-                (self.progress, self.repeats) = (now, 0);
                 if self.arrived == self.last {
                     self.end(End::Complete);
                 } else if ahead == under_way {
-                    self.send_window(now, true);
+                    self.send_window(now);
                 } else {
                     self.inside(now);
                 }
@@ -228,7 +235,7 @@ impl Transfer {
     }
 
     fn prove(&mut self, now: Instant, waited: Duration) {
-        if self.round.clean {
+        if self.repeats == 0 {
             self.trip.sample(waited);
         }
         self.stage = Stage::Proven;
@@ -240,25 +247,29 @@ impl Transfer {
     /// more, only those that complete the client's window. If there was one after all, the timer mends it.
     fn inside(&mut self, now: Instant) {
         if now >= self.echoes_until {
-            return self.send_window(now, false);
+            return self.send_window(now);
         }
         let first = self.round.end + 1;
         let end = (self.arrived + u64::from(self.terms.window)).min(self.last);
-        self.round = Round { end, clean: false, ..self.round };
-        self.deadline = now + self.trip.patience(0);
-        let count = u16::try_from((end + 1).saturating_sub(first)).unwrap_or(self.terms.window);
-        self.output = (count > 0).then_some(Output::Blocks { first, count });
+        if first <= end {
+            self.send(now, first, end);
+        }
+        self.deadline = now + self.trip.patience(self.repeats);
     }
 
-    fn send_window(&mut self, now: Instant, clean: bool) {
+    fn send_window(&mut self, now: Instant) {
         let first = self.arrived + 1;
-        let end = (self.arrived + u64::from(self.terms.window)).min(self.last);
-        self.round = Round { end, at: now, clean };
-        self.deadline = now + self.trip.patience(self.repeats);
-        if !clean {
-            self.echoes_until = now + self.trip.patience(0);
+        if first <= self.highest {
+            self.echoes_until = now + self.trip.patience(self.repeats);
         }
-        let count = u16::try_from(end - self.arrived).unwrap_or(self.terms.window);
+        self.send(now, first, (self.arrived + u64::from(self.terms.window)).min(self.last));
+    }
+
+    fn send(&mut self, now: Instant, first: u64, end: u64) {
+        self.round = Round { end, at: now, fresh: self.highest };
+        self.highest = self.highest.max(end);
+        self.deadline = now + self.trip.patience(self.repeats);
+        let count = u16::try_from(end + 1 - first).unwrap_or(self.terms.window);
         self.output = Some(Output::Blocks { first, count });
     }
 

@@ -36,11 +36,11 @@ pub(crate) fn lab_copy(cluster_toml: &str, names: &[String]) -> Result<String> {
     Ok(format!("{HEAD}{}", toml::to_string(&table).context("writing the lab's cluster.toml")?))
 }
 
-/// The version of k3s that the cluster asks for; its files are in a folder of that name.
-pub(crate) fn k3s_version(cluster_toml: &str) -> Result<String> {
+/// The version that the cluster asks for in `[k3s]` or `[kata]`; its files are in a folder of that name.
+pub(crate) fn version(cluster_toml: &str, section: &str) -> Result<String> {
     let table: Table = cluster_toml.parse().context("cluster.toml")?;
-    let version = table.get("k3s").and_then(|k3s| k3s.get("version")).and_then(Value::as_str);
-    version.map(str::to_owned).context("cluster.toml: no `version` in [k3s]")
+    let version = table.get(section).and_then(|section| section.get("version")).and_then(Value::as_str);
+    version.map(str::to_owned).with_context(|| format!("cluster.toml: no `version` in [{section}]"))
 }
 
 #[cfg(test)]
