@@ -5,12 +5,14 @@ use super::machine::Machine;
 use super::network::port_to;
 use super::timeline::uptime_ms;
 use crate::detect::disks;
+use crate::install::failed::Failed;
 use crate::install::machine::{Caller, Machine as Target};
 use crate::install::plan::Sizes;
-use crate::install::run::{Event, Failed, Job, run};
+use crate::install::run::{Event, Job, run};
 use crate::net::find::Found;
 use crate::talk::Provisioner;
 use anyhow::Context;
+use muster_protocol::inventory::Disk;
 use muster_protocol::order::Order;
 use muster_protocol::signed::Verified;
 use muster_protocol::status::{Progress, State};
@@ -44,30 +46,24 @@ pub(super) fn install(
     machine.show(State::Installing, None);
     let (trust, key) = (machine.trust()?.clone(), machine.key()?.secret.clone());
     let (arch, now) = (machine.inventory()?.arch, Some(super::clock::now(&trust)));
-    let runtime = machine.runtime.take().context("the network was not started")?;
+    let background = machine.background.take().context("the network was not started")?;
     let (say, said) = mpsc::unbounded_channel();
 
     let done = std::thread::scope(|scope| {
         let worker = scope.spawn(move || -> Result<(), Failed> {
             let workers = std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(4));
             let job = Job { order, trust: &trust, key: &key, arch, sizes: Sizes::DESIGN, workers, now };
-            let ask = say.clone();
-            let caller = Caller {
-                claim: Box::new(move |claim| claim_over(&ask, claim)),
-                disks: Box::new(|| disks::read(Path::new("/"))),
-                // The last report goes out first; then PID 1 reboots.
-                reboot: Box::new(|| Ok(())),
-            };
+            let caller = Lent { ask: say.clone() };
             let mut target = Target::new("/".into(), found.http, caller);
             run(&job, &mut target, &mut |event| {
                 // Nobody listens only when PID 1 is on its way out.
                 let _gone = say.send(Said::Event(event));
             })
         });
-        runtime.block_on(listen(machine, &mut provisioner, found, said));
+        background.run(listen(machine, &mut provisioner, found, said));
         worker.join()
     });
-    machine.runtime = Some(runtime);
+    machine.background = Some(background);
     let done = match done {
         Ok(done) => done.map_err(anyhow::Error::new),
         // The panic hook has spoken its last words already; this is for builds that unwind.
@@ -82,6 +78,26 @@ pub(super) fn install(
     }
     last_report(machine, &mut provisioner, found, done.is_ok().then(|| order.get().number));
     done
+}
+
+/// What PID 1 lends the installer.
+struct Lent {
+    ask: mpsc::UnboundedSender<Said>,
+}
+
+impl Caller for Lent {
+    fn claim(&mut self, claim: &Claim) -> Result<ClaimAnswer, String> {
+        claim_over(&self.ask, claim)
+    }
+
+    fn disks(&mut self) -> Vec<Disk> {
+        disks::read(Path::new("/"))
+    }
+
+    /// The last report goes out first; then PID 1 reboots.
+    fn reboot(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn claim_over(ask: &mpsc::UnboundedSender<Said>, claim: &Claim) -> Result<ClaimAnswer, String> {
@@ -153,8 +169,8 @@ fn last_report(
     found: Found,
     installed: Option<muster_protocol::ids::Number>,
 ) {
-    let Some(runtime) = machine.runtime.take() else { return };
-    runtime.block_on(async {
+    let Some(background) = machine.background.take() else { return };
+    background.run(async {
         let mac = port_to(&machine.ports(), Some(found.api.ip())).map(|port| port.mac);
         let Ok(mut report) = machine.report(None, mac) else { return };
         report.installed = installed.or(report.installed);
@@ -163,5 +179,5 @@ fn last_report(
             tracing::warn!(%error, at = uptime_ms(), "the last report did not arrive");
         }
     });
-    machine.runtime = Some(runtime);
+    machine.background = Some(background);
 }

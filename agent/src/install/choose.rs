@@ -98,17 +98,24 @@ pub enum Begin {
     Fresh { blank: bool },
     /// The marker says that this very order was at work here.
     Resume,
+    /// The marker says that this very order is done: only its second copy may be missing.
+    Done,
 }
 
-/// What the marker alone decides: a resumption needs no evidence, since the order's own writes changed it.
-pub fn resumes(order: &Order, cluster: ClusterId, marker: Option<&Marker>) -> Result<bool, Refusal> {
-    let Some(marker) = marker.filter(|marker| marker.cluster == cluster) else { return Ok(false) };
+/// What the marker alone decides: a resumption needs no evidence, since the order's own writes changed the disk.
+pub fn remembered(
+    order: &Order,
+    cluster: ClusterId,
+    marker: Option<&Marker>,
+) -> Result<Option<Begin>, Refusal> {
+    let Some(marker) = marker.filter(|marker| marker.cluster == cluster) else { return Ok(None) };
+    let same = order.number == marker.order && order.key == marker.key;
     let spent = Refusal::Spent { order: order.number, marker: marker.order };
     match marker.state {
-        MarkerState::Installed if order.number <= marker.order => Err(spent),
-        MarkerState::Installing if order.number < marker.order => Err(spent),
-        MarkerState::Installing => Ok(order.number == marker.order && order.key == marker.key),
-        MarkerState::Installed => Ok(false),
+        MarkerState::Installing if same => Ok(Some(Begin::Resume)),
+        MarkerState::Installed if same => Ok(Some(Begin::Done)),
+        MarkerState::Installing | MarkerState::Installed if order.number <= marker.order => Err(spent),
+        MarkerState::Installing | MarkerState::Installed => Ok(None),
     }
 }
 
@@ -122,8 +129,8 @@ pub fn permit(
     if contents.busy {
         return Err(Refusal::InUse { name: words(&order.disk), uses: contents.found.join(", ") });
     }
-    if resumes(order, cluster, marker)? {
-        return Ok(Begin::Resume);
+    if let Some(begin) = remembered(order, cluster, marker)? {
+        return Ok(begin);
     }
     let plan = PlanId::of(&order.disk, &contents.evidence);
     let found = contents.found.join(", ");

@@ -20,13 +20,14 @@ pub fn write(disk: &mut dyn Disk, plan: &Plan) -> io::Result<u64> {
 pub fn table(plan: &Plan) -> Vec<(u64, Vec<u8>)> {
     let block = u64::from(plan.block_bytes);
     let entries = entries(plan);
+    let sum = crc32(&entries);
     let last = plan.size - block;
     let backup_entries = last - ENTRIES_BYTES;
     vec![
         (backup_entries, entries.clone()),
-        (last, header(plan, &entries, last, block, backup_entries)),
+        (last, header(plan, sum, last, block, backup_entries)),
         (2 * block, entries.clone()),
-        (block, header(plan, &entries, block, last, 2 * block)),
+        (block, header(plan, sum, block, last, 2 * block)),
         (0, protective_mbr(plan)),
     ]
 }
@@ -52,7 +53,7 @@ fn entry(part: &Part, block: u64) -> [u8; 128] {
     entry
 }
 
-fn header(plan: &Plan, entries: &[u8], mine: u64, other: u64, entries_at: u64) -> Vec<u8> {
+fn header(plan: &Plan, entries_sum: u32, mine: u64, other: u64, entries_at: u64) -> Vec<u8> {
     let block = u64::from(plan.block_bytes);
     let mut header = Vec::with_capacity(plan.block_bytes as usize);
     header.extend_from_slice(b"EFI PART");
@@ -67,7 +68,7 @@ fn header(plan: &Plan, entries: &[u8], mine: u64, other: u64, entries_at: u64) -
     header.extend_from_slice(&(entries_at / block).to_le_bytes());
     header.extend_from_slice(&128_u32.to_le_bytes());
     header.extend_from_slice(&128_u32.to_le_bytes());
-    header.extend_from_slice(&crc32(entries).to_le_bytes());
+    header.extend_from_slice(&entries_sum.to_le_bytes());
     let sum = crc32(&header);
     header[16..20].copy_from_slice(&sum.to_le_bytes());
     header.resize(plan.block_bytes as usize, 0);

@@ -17,37 +17,42 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// What the caller lends: the conversation with the provisioner, detection, and the way out.
-pub struct Caller<'a> {
-    pub claim: Box<dyn FnMut(&Claim) -> Result<ClaimAnswer, String> + 'a>,
+/// What PID 1 lends: its conversation with the provisioner, detection, and the way out.
+pub trait Caller {
+    fn claim(&mut self, claim: &Claim) -> Result<ClaimAnswer, String>;
     /// The disks of this machine, detected anew at each call.
-    pub disks: Box<dyn FnMut() -> Vec<inventory::Disk> + 'a>,
-    pub reboot: Box<dyn FnMut() -> io::Result<()> + 'a>,
+    fn disks(&mut self) -> Vec<inventory::Disk>;
+    fn reboot(&mut self) -> io::Result<()>;
 }
 
-pub struct Machine<'a> {
-    /// `/`, or a folder or namespace in a test.
+pub struct Machine<C> {
+    /// `/`, or a folder in a test.
     root: PathBuf,
-    caller: Caller<'a>,
+    caller: C,
     artifacts: Http,
     variables: Option<Efivars>,
 }
 
-impl<'a> Machine<'a> {
+impl<C: Caller> Machine<C> {
     /// `artifacts` is the provisioner's HTTP port.
-    pub fn new(root: PathBuf, artifacts: SocketAddr, caller: Caller<'a>) -> Self {
+    pub fn new(root: PathBuf, artifacts: SocketAddr, caller: C) -> Self {
         let variables = Efivars::at(&root, efivars::GLOBAL);
         Self { root, caller, artifacts: Http::new(artifacts), variables }
     }
 }
 
-impl Env for Machine<'_> {
+/// Threads for [`super::run::Job::workers`]: one per processor, but no more than memory for their frames allows.
+pub fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get().min(4))
+}
+
+impl<C: Caller> Env for Machine<C> {
     fn claim(&mut self, claim: &Claim) -> Result<ClaimAnswer, String> {
-        (self.caller.claim)(claim)
+        self.caller.claim(claim)
     }
 
     fn disks(&mut self) -> Vec<Candidate> {
-        let disks = (self.caller.disks)();
+        let disks = self.caller.disks();
         let candidate =
             |disk: inventory::Disk| Candidate { in_use: busy::in_use(&self.root, &disk.name), disk };
         disks.into_iter().map(candidate).collect()
@@ -83,6 +88,6 @@ impl Env for Machine<'_> {
     }
 
     fn reboot(&mut self) -> io::Result<()> {
-        (self.caller.reboot)()
+        self.caller.reboot()
     }
 }

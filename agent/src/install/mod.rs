@@ -4,6 +4,8 @@
 //! Nothing is written before the order is held and its disk found, and the first thing written is the marker.
 //! The files are named for the steps, in the order in which they happen; [`run`] is the table of contents.
 
+/// Steps by name, and why one of them stopped.
+pub mod failed;
 /// The sequence, and what its caller must provide.
 pub mod run;
 

@@ -6,26 +6,26 @@
 
 use super::bootentry::{self, Variables};
 use super::choose::{self, Begin, Candidate, Refusal};
-use super::claim::{self, ClaimError, Held};
+use super::claim::{self, Held};
 use super::disk::Disk;
-use super::esp::{self, EspError};
-use super::fat::FatError;
-use super::fetch::{FetchError, Source};
+use super::failed::ImageError;
+/// What [`run`] returns when it stops.
+pub use super::failed::{Cause, Failed, Step};
+use super::fetch::Source;
 use super::mkdata::DataError;
-use super::plan::{Part, Plan, Sizes, Unfit, plan};
+use super::plan::{Part, Plan, Sizes, plan};
 use super::seed::{Seed, seeds};
 use super::survey::survey;
-use super::write::{self, WriteError};
-use super::{gpt, marker, wipe};
+use super::{esp, gpt, marker, wipe, write};
 use muster_protocol::ids::Arch;
-use muster_protocol::image::{BadImage, ImageIndex};
+use muster_protocol::image::{ImageIndex, Stored};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::marker::{Marker, MarkerState, Slot};
 use muster_protocol::order::Order;
 use muster_protocol::signed::{Trust, Verified};
 use muster_protocol::status::{Progress, Stage};
 use muster_protocol::sync::{Claim, ClaimAnswer};
-use muster_protocol::wire::{self, Undecodable};
+use muster_protocol::wire;
 use std::io;
 
 /// What is to be done. The order is verified by whoever received it; its `accepted` number is persisted by then.
@@ -69,127 +69,46 @@ pub enum Event {
     Note(String),
 }
 
-/// The steps by name, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Claim,
-    Choose,
-    Wipe,
-    Partition,
-    Write,
-    Verify,
-    Esp,
-    Seed,
-    BootEntry,
-    Mark,
-    Reboot,
-}
-
-impl Step {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Claim => "claim",
-            Self::Choose => "choose",
-            Self::Wipe => "wipe",
-            Self::Partition => "partition",
-            Self::Write => "write",
-            Self::Verify => "verify",
-            Self::Esp => "esp",
-            Self::Seed => "seed",
-            Self::BootEntry => "bootentry",
-            Self::Mark => "mark",
-            Self::Reboot => "reboot",
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("install stopped at step `{}`", step.name())]
-pub struct Failed {
-    pub step: Step,
-    #[source]
-    pub cause: Cause,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum Cause {
-    #[error("{0}")]
-    Refused(#[source] Refusal),
-    #[error("the provisioner did not answer the claim: {0}")]
-    NoAnswer(String),
-    #[error("the claim failed")]
-    Claim(#[source] ClaimError),
-    #[error("the disk does not fit the layout")]
-    Unfit(#[source] Unfit),
-    #[error("the node image cannot be installed")]
-    Image(#[source] ImageError),
-    #[error("{what} cannot be had")]
-    Fetch {
-        what: &'static str,
-        #[source]
-        source: FetchError,
-    },
-    #[error("writing the node image failed")]
-    Write(#[source] WriteError),
-    #[error(
-        "{count} frames of the image read back wrong, the first is {first}: the disk does not keep what it is given"
-    )]
-    Unverified { count: usize, first: usize },
-    #[error("the ESP could not be made")]
-    Esp(#[source] EspError),
-    #[error("the data partition could not be made")]
-    Data(#[source] DataError),
-    #[error("the disk failed")]
-    Disk(#[source] io::Error),
-    #[error("the machine does not reboot")]
-    Reboot(#[source] io::Error),
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    #[error("its table cannot be read")]
-    Undecodable(#[source] Undecodable),
-    #[error("its table is not sound")]
-    Bad(#[source] BadImage),
-    #[error("it is for {image}, this machine is {machine}")]
-    OtherArch { image: Arch, machine: Arch },
-    #[error("it has {image} bytes, a slot has {slot}")]
-    TooLarge { image: u64, slot: u64 },
-    #[error("loader and UKI do not fit the ESP")]
-    Boot(#[source] FatError),
-}
-
-impl Cause {
-    /// Whether running again may help by itself. Otherwise a person or the provisioner has to change something, and
-    /// the machine waits with this reason.
-    pub fn may_pass(&self) -> bool {
-        match self {
-            Self::NoAnswer(_) | Self::Fetch { .. } | Self::Write(_) | Self::Unverified { .. } => true,
-            Self::Esp(EspError::Disk(_) | EspError::ReadBack { .. }) => true,
-            Self::Data(_) | Self::Disk(_) | Self::Reboot(_) => true,
-            Self::Esp(EspError::Layout(_)) => false,
-            Self::Refused(_) | Self::Claim(_) | Self::Unfit(_) | Self::Image(_) => false,
-        }
-    }
-}
-
 /// What `choose` found out; from here on everything is decided.
 struct Target {
     disk: Box<dyn Disk>,
     plan: Plan,
     begin: Begin,
+    /// As found.
+    marker: Option<Marker>,
     index: ImageIndex,
     uki_name: String,
 }
 
 pub fn run(job: &Job<'_>, env: &mut dyn Env, report: &mut dyn FnMut(Event)) -> Result<(), Failed> {
-    let order = job.order.get();
     let mut steps = Steps { report };
     let held = steps.run(Step::Claim, env, |env, _| take(job, env).map(plain))?;
     let mut target = steps.run(Step::Choose, env, |env, _| choose(job, env).map(plain))?;
-    let Target { disk, plan, begin, index, uki_name } = &mut target;
-    let disk = disk.as_mut();
-    let begin = *begin;
+    let marker = match (target.begin, target.marker.take()) {
+        // Only the word of it was lost, or the second copy of the marker.
+        (Begin::Done, Some(marker)) => marker,
+        (Begin::Fresh { .. } | Begin::Resume | Begin::Done, _) => {
+            write_all(job, env, &mut steps, &held, &mut target)?
+        }
+    };
+    steps.run(Step::Mark, env, |_, _| {
+        marker::settle(target.disk.as_mut(), &marker).map(|_marker| plain(())).map_err(Cause::Disk)
+    })?;
+    drop(target);
+    steps.run(Step::Reboot, env, |env, _| env.reboot().map(plain).map_err(Cause::Reboot))
+}
+
+/// From the first write to the last but one; the marker that the last one writes.
+fn write_all(
+    job: &Job<'_>,
+    env: &mut dyn Env,
+    steps: &mut Steps<'_>,
+    held: &Held,
+    target: &mut Target,
+) -> Result<Marker, Failed> {
+    let order = job.order.get();
+    let Target { disk, plan, begin, index, uki_name, .. } = target;
+    let (disk, begin) = (disk.as_mut(), *begin);
 
     steps.run(Step::Wipe, env, |_, _| {
         marker::settle(disk, &marker_of(job, MarkerState::Installing, [None, None])).map_err(Cause::Disk)?;
@@ -199,29 +118,8 @@ pub fn run(job: &Job<'_>, env: &mut dyn Env, report: &mut dyn FnMut(Event)) -> R
 
     let slot =
         write::Slot { index, start: plan.slots[0].bytes.start, frame: job.sizes.frame, workers: job.workers };
-    let total = index.raw_bytes;
-    steps.run(Step::Write, env, |env, told| {
-        let (first, blank) = match begin {
-            Begin::Fresh { blank } => (0, blank),
-            Begin::Resume => (slot.kept(disk).map_err(Cause::Write)?, false),
-        };
-        slot.write(disk, env.source(), first, blank, &mut |done| told(done, total)).map_err(Cause::Write)?;
-        Ok(counted(total))
-    })?;
-    steps.run(Step::Verify, env, |_, told| {
-        let mut told = |done| told(done, total);
-        let mut wrong = slot.verify(disk, &mut told).map_err(Cause::Write)?;
-        if begin == (Begin::Fresh { blank: true }) && !wrong.is_empty() {
-            // The emptiness test looks at samples: where it missed something, zeros were not written.
-            wrong.retain(|frame| index.frames[*frame].stored == muster_protocol::image::Stored::Zero);
-            slot.write_zeros(disk, &wrong).map_err(Cause::Write)?;
-            wrong = slot.verify(disk, &mut told).map_err(Cause::Write)?;
-        }
-        match wrong.first() {
-            None => Ok(counted(total)),
-            Some(first) => Err(Cause::Unverified { count: wrong.len(), first: *first }),
-        }
-    })?;
+    steps.run(Step::Write, env, |env, told| write(&slot, begin, disk, env, told))?;
+    steps.run(Step::Verify, env, |_, told| verify(&slot, begin, disk, told))?;
     steps.run(Step::Esp, env, |env, told| {
         let mut whole = |what, digest, bytes| {
             env.source().whole(digest, bytes).map_err(|source| Cause::Fetch { what, source })
@@ -232,26 +130,59 @@ pub fn run(job: &Job<'_>, env: &mut dyn Env, report: &mut dyn FnMut(Event)) -> R
         esp::write(disk, &plan.esp, &files, &mut |done| told(done, 0)).map(counted).map_err(Cause::Esp)
     })?;
     steps.run(Step::Seed, env, |env, _| {
-        let seeds = seeds(&held, job.trust, job.key);
+        let seeds = seeds(held, job.trust, job.key);
         env.make_data(disk, &plan.data, &seeds).map(plain).map_err(Cause::Data)
     })?;
     let note = steps.run(Step::BootEntry, env, |env, _| Ok(plain(boot_entry(job, env, plan))))?;
     (steps.report)(Event::Note(note));
-    steps.run(Step::Mark, env, |_, _| {
-        let slot = Slot {
-            image: order.image,
-            uki: order.uki,
-            uki_name: uki_name.clone(),
-            kernel_release: index.kernel_release.clone(),
-            written: 1,
-            tries_left: esp::TRIES,
-            good: false,
-        };
-        let installed = marker_of(job, MarkerState::Installed, [Some(slot), None]);
-        marker::settle(disk, &installed).map(|_marker| plain(())).map_err(Cause::Disk)
-    })?;
-    drop(target);
-    steps.run(Step::Reboot, env, |env, _| env.reboot().map(plain).map_err(Cause::Reboot))
+
+    let slot = Slot {
+        image: order.image,
+        uki: order.uki,
+        uki_name: uki_name.clone(),
+        kernel_release: index.kernel_release.clone(),
+        written: 1,
+        tries_left: esp::TRIES,
+        good: false,
+    };
+    Ok(marker_of(job, MarkerState::Installed, [Some(slot), None]))
+}
+
+fn write(
+    slot: &write::Slot<'_>,
+    begin: Begin,
+    disk: &mut dyn Disk,
+    env: &mut dyn Env,
+    told: &mut dyn FnMut(u64, u64),
+) -> Result<Made<()>, Cause> {
+    let total = slot.index.raw_bytes;
+    let (first, blank) = match begin {
+        Begin::Fresh { blank } => (0, blank),
+        Begin::Resume | Begin::Done => (slot.kept(disk).map_err(Cause::Write)?, false),
+    };
+    slot.write(disk, env.source(), first, blank, &mut |done| told(done, total)).map_err(Cause::Write)?;
+    Ok(counted(total))
+}
+
+fn verify(
+    slot: &write::Slot<'_>,
+    begin: Begin,
+    disk: &mut dyn Disk,
+    told: &mut dyn FnMut(u64, u64),
+) -> Result<Made<()>, Cause> {
+    let total = slot.index.raw_bytes;
+    let mut told = |done| told(done, total);
+    let mut wrong = slot.verify(disk, &mut told).map_err(Cause::Write)?;
+    if begin == (Begin::Fresh { blank: true }) && !wrong.is_empty() {
+        // The emptiness test looks at samples: where it missed something, zeros were not written.
+        wrong.retain(|frame| slot.index.frames[*frame].stored == Stored::Zero);
+        slot.write_zeros(disk, &wrong).map_err(Cause::Write)?;
+        wrong = slot.verify(disk, &mut told).map_err(Cause::Write)?;
+    }
+    match wrong.first() {
+        None => Ok(counted(total)),
+        Some(first) => Err(Cause::Unverified { count: wrong.len(), first: *first }),
+    }
 }
 
 fn take(job: &Job<'_>, env: &mut dyn Env) -> Result<Held, Cause> {
@@ -275,14 +206,15 @@ fn choose(job: &Job<'_>, env: &mut dyn Env) -> Result<Target, Cause> {
     let plan =
         plan(disk.size(), disk.block_bytes(), &job.sizes, cluster, order.number).map_err(Cause::Unfit)?;
     let marker = marker::read_marker(disk.as_mut()).map_err(Cause::Disk)?;
-    let begin = if choose::resumes(order, cluster, marker.as_ref()).map_err(Cause::Refused)? {
-        Begin::Resume
-    } else {
-        let contents = survey(disk.as_mut(), &again.in_use, cluster, &job.sizes).map_err(Cause::Disk)?;
-        choose::permit(order, cluster, &contents, marker.as_ref()).map_err(Cause::Refused)?
+    let begin = match choose::remembered(order, cluster, marker.as_ref()).map_err(Cause::Refused)? {
+        Some(begin) => begin,
+        None => {
+            let contents = survey(disk.as_mut(), &again.in_use, cluster, &job.sizes).map_err(Cause::Disk)?;
+            choose::permit(order, cluster, &contents, marker.as_ref()).map_err(Cause::Refused)?
+        }
     };
     let (index, uki_name) = image(job, env, &plan)?;
-    Ok(Target { disk, plan, begin, index, uki_name })
+    Ok(Target { disk, plan, begin, marker, index, uki_name })
 }
 
 /// Longest table of an image: one for a slot of 8 GiB has 100 KiB.

@@ -1,6 +1,7 @@
 //! `wipe`: zeros where the old contents could still be recognised, so that no later tool takes the disk for what it was.
 
 use super::disk::{CHUNK, Disk, zero};
+use super::fat::HEAD_BYTES;
 use super::plan::{Plan, Sizes};
 use muster_protocol::marker::{LENGTH, OFFSET};
 use std::io;
@@ -8,12 +9,21 @@ use std::ops::Range;
 
 pub fn wipe(disk: &mut dyn Disk, plan: &Plan, sizes: &Sizes, image_bytes: u64) -> io::Result<u64> {
     let mut bytes = 0;
-    for range in ranges(plan, sizes, image_bytes) {
-        bytes += range.end - range.start;
-        zero(disk, range)?;
+    for ranges in [bootable(plan).to_vec(), ranges(plan, sizes, image_bytes)] {
+        for range in ranges {
+            bytes += range.end - range.start;
+            zero(disk, range)?;
+        }
+        disk.flush()?;
     }
-    disk.flush()?;
     Ok(bytes)
+}
+
+/// What a firmware needs to find a loader: both tables, and the boot sector of an ESP of ours. It goes first, behind a
+/// flush of its own; a cut in the rest of the wipe could else leave a boot sector whose loader is half gone.
+fn bootable(plan: &Plan) -> [Range<u64>; 3] {
+    let esp = plan.esp.bytes.start;
+    [0..CHUNK.min(OFFSET), plan.usable.end..plan.size, esp..esp + HEAD_BYTES as u64]
 }
 
 /// Both ends of the disk (tables, RAID and ZFS labels) and both ends of each partition-to-be, in rising order without

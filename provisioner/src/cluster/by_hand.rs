@@ -79,8 +79,8 @@ pub fn unlock(record: &Record) -> Result<Record, Refused> {
 pub fn may_install(record: &Record, view: &View<'_>, server: &Server) -> Result<(), String> {
     match &record.cluster {
         Cluster::None => Ok(()),
-        Cluster::Initialising { node, begun, .. } if *node == server.name && *begun => Err(format!(
-            "{node} began to make the cluster on its old disk (hint: muster cluster init --abandon {node})"
+        Cluster::Initialising { node, .. } if *node == server.name => Err(format!(
+            "{node} may have begun to make the cluster on its old disk (hint: muster cluster init --abandon {node})"
         )),
         Cluster::Initialising { .. } => Ok(()),
         Cluster::Up { .. } => {

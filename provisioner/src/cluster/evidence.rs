@@ -29,6 +29,8 @@ pub struct Heard {
     pub report: ServerReport,
     /// Its gate refused for want of a grant.
     pub wants_grant: bool,
+    /// The order under which its disk was installed; zero on a machine that keeps its own system.
+    pub installation: Number,
     /// The highest fence this node has accepted.
     pub seen_fence: Number,
 }

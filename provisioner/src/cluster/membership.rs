@@ -70,10 +70,11 @@ fn begin(next: &mut Record, view: &View<'_>, fresh: &mut dyn Fresh, decision: &m
             .for_each(|server| decision.wait(&server.name, format!("the cluster is not made yet: {why}")));
         return;
     }
+    let Some(installation) = view.heard.get(&first.name).map(|heard| heard.installation) else { return };
     let (node, nonce, fence) = (first.name.clone(), fresh.nonce(), fresh.number());
     decision.events.push(format!("every server answered that it holds no data: {node} makes the cluster"));
     next.lock = Some(Lock { holder: node.clone(), fence, purpose: Purpose::Init, listed: Listed::Never });
-    next.cluster = Cluster::Initialising { node, nonce, begun: false };
+    next.cluster = Cluster::Initialising { node, nonce, installation };
     // The grant follows with the next decision, from the saved record.
 }
 
@@ -101,10 +102,11 @@ fn blank(view: &View<'_>, server: &Server) -> Result<(), String> {
 
 /// The first server is making the cluster; nobody else gets anything.
 fn initialise(next: &mut Record, view: &View<'_>, decision: &mut Decision) {
-    let (Cluster::Initialising { node, nonce, begun }, Some(lock)) = (&next.cluster, &next.lock) else {
+    let (Cluster::Initialising { node, nonce, installation }, Some(lock)) = (&next.cluster, &next.lock)
+    else {
         return;
     };
-    let (node, nonce, begun, fence) = (node.clone(), *nonce, *begun, lock.fence);
+    let (node, nonce, installation, fence) = (node.clone(), *nonce, *installation, lock.fence);
     for other in view.declared.iter().filter(|server| server.name != node) {
         decision.wait(&other.name, format!("{node} is making the cluster"));
     }
@@ -112,29 +114,27 @@ fn initialise(next: &mut Record, view: &View<'_>, decision: &mut Decision) {
         decision.wait(&node, "it is making the cluster but does not report");
         return;
     };
-    let ours = match &heard.report.record {
+    let may_start = match &heard.report.record {
+        GateRecord::Fresh => heard.report.data.is_empty(),
         GateRecord::Initialising { nonce: on_disk } => *on_disk == nonce,
-        // The gate writes `Member` once it sees itself as a voter, which only this init could make it.
-        GateRecord::Member { .. } => begun,
-        GateRecord::Fresh | GateRecord::Joining { .. } => false,
+        // The gate writes `Member` once it sees itself as a voter, which on this disk only this init could make it.
+        GateRecord::Member { .. } => true,
+        GateRecord::Joining { .. } => false,
     };
-    if ours && !begun {
-        next.cluster = Cluster::Initialising { node: node.clone(), nonce, begun: true };
+    // A blank disk may be a new one: the order under which it was installed tells.
+    if !may_start || heard.installation != installation {
+        let why = format!(
+            "the disk on which {node} began the cluster is gone or was changed (hint: muster cluster init --abandon {node})"
+        );
+        return decision.wait(&node, why);
     }
-    if let Some(identity) = initialised(view, &node, heard).filter(|_| ours) {
+    if let Some(identity) = initialised(view, &node, heard) {
         decision.events.push(format!("{node} made the cluster {}", identity.cluster_id));
         next.cluster = Cluster::Up { identity };
         next.changed_at = view.now_unix;
         next.lock = None;
-        return;
-    }
-    let never_started = heard.report.record == GateRecord::Fresh && heard.report.data.is_empty() && !begun;
-    if ours || never_started {
-        if heard.wants_grant {
-            decision.grants.push((node, fence, Start::Init { nonce }));
-        }
-    } else {
-        decision.wait(&node, format!("the disk on which {node} began the cluster is gone or was changed (hint: muster cluster init --abandon {node})"));
+    } else if heard.wants_grant {
+        decision.grants.push((node, fence, Start::Init { nonce }));
     }
 }
 
@@ -156,14 +156,17 @@ fn admit_next(
     fresh: &mut dyn Fresh,
     decision: &mut Decision,
 ) {
-    let wanting: Vec<&Server> = view
-        .declared
-        .iter()
-        .filter(|server| view.fresh(&server.name).is_some_and(|heard| heard.wants_grant))
-        .collect();
-    let Some(joiner) = wanting.first() else { return };
-    for other in wanting.iter().skip(1) {
+    let asks = |server: &&Server| view.fresh(&server.name).is_some_and(|heard| wants(heard, server, None));
+    let wanting: Vec<&Server> = view.declared.iter().filter(asks).collect();
+    // After a restore the record may know nothing of a join that was under way: the joiner's own disk does.
+    let unfinished =
+        view.declared.iter().find(|server| unfinished(view, server) && !next.without.contains(&server.name));
+    let Some(joiner) = unfinished.or(wanting.first().copied()) else { return };
+    for other in wanting.iter().filter(|other| other.name != joiner.name) {
         decision.wait(&other.name, format!("{} joins first", joiner.name));
+    }
+    if !wanting.iter().any(|server| server.name == joiner.name) {
+        return;
     }
     // A store put back by hand is known by what the nodes have seen; so each is heard once before anything new begins.
     let silent = view
@@ -177,8 +180,8 @@ fn admit_next(
         );
         return decision.wait(&joiner.name, why);
     }
-    match gate(next, identity, view, joiner, None) {
-        Ok(_) => {
+    match gate(next, identity, view, joiner) {
+        Ok(()) => {
             let fence = fresh.number();
             let holder = joiner.name.clone();
             decision.events.push(format!("{holder} may join (fence {fence})"));
@@ -192,6 +195,14 @@ fn admit_next(
     }
 }
 
+/// Its gate wrote down a join that has not ended: while its disk is seen, or as long as nothing says that it got a WAL.
+fn unfinished(view: &View<'_>, server: &Server) -> bool {
+    let joining = |heard: &Heard| matches!(heard.report.record, GateRecord::Joining { .. });
+    let last = view.heard.get(&server.name);
+    view.fresh(&server.name).is_some_and(joining)
+        || last.is_some_and(|heard| joining(heard) && !heard.report.data.wal)
+}
+
 enum Closed {
     Because(String),
     NeedsSnapshot(NodeName),
@@ -203,39 +214,38 @@ impl From<String> for Closed {
     }
 }
 
-/// The join gate. `fence` is given when the joiner already holds the lock: then its own listing is no obstacle.
-fn gate(
-    record: &Record,
-    identity: Identity,
-    view: &View<'_>,
-    joiner: &Server,
-    fence: Option<Number>,
-) -> Result<Agreed, Closed> {
-    let agreed = agreed(view, identity, fence.map(|_| joiner))?;
-    if fence.is_none()
-        && let Some(member) = agreed.lists(joiner)
-    {
+/// The join gate before a lock is given. Under the lock the change has begun: then `follow` asks again, without what the
+/// joiner itself has changed.
+fn gate(record: &Record, identity: Identity, view: &View<'_>, joiner: &Server) -> Result<(), Closed> {
+    let agreed = agreed(view, identity, None)?;
+    if let Some(member) = agreed.lists(joiner) {
         return Err(Closed::Because(format!(
             "an old member {:x} of {} is still listed",
             member.id, joiner.name
         )));
     }
+    joiner_may(identity, view, joiner, &agreed, None)?;
+    let snapshots = agreed.voters.iter().filter_map(|voter| {
+        let newest = view.fresh(&voter.name)?.report.newest_snapshot.as_ref()?;
+        Some(newest.unix)
+    });
+    let good = |at: u64| at >= record.changed_at && view.now_unix.saturating_sub(at) <= SNAPSHOT_LIMIT_S;
+    if snapshots.max().is_some_and(good) { Ok(()) } else { Err(Closed::NeedsSnapshot(agreed.leader)) }
+}
+
+/// The joiner itself: it reports, its disk fits, and all clocks are close.
+fn joiner_may<'a>(
+    identity: Identity,
+    view: &View<'a>,
+    joiner: &Server,
+    agreed: &Agreed,
+    fence: Option<Number>,
+) -> Result<&'a Heard, String> {
     let heard =
         view.fresh(&joiner.name).ok_or_else(|| format!("{} has not reported for 5 s", joiner.name))?;
     own_data(heard, identity, fence)?;
     clocks(view, agreed.voters.iter().map(|voter| voter.name.clone()).chain([joiner.name.clone()]))?;
-    let newest = agreed
-        .voters
-        .iter()
-        .filter_map(|voter| Some(view.fresh(&voter.name)?.report.newest_snapshot.as_ref()?.unix))
-        .max();
-    let good = newest
-        .is_some_and(|at| at >= record.changed_at && view.now_unix.saturating_sub(at) <= SNAPSHOT_LIMIT_S);
-    // Under the lock the change has begun; the snapshot before it was there when the lock was given.
-    if fence.is_none() && !good {
-        return Err(Closed::NeedsSnapshot(agreed.leader));
-    }
-    Ok(agreed)
+    Ok(heard)
 }
 
 /// The joiner's disk is blank, of this very join, or of this cluster; anything else is a person's business.
@@ -284,31 +294,43 @@ fn follow(next: &mut Record, identity: Identity, view: &View<'_>, decision: &mut
         next.changed_at = view.now_unix;
         return;
     }
-    match gate(next, identity, view, joiner, Some(lock.fence)) {
-        Err(Closed::Because(why)) => decision.wait(&lock.holder, why),
-        Err(Closed::NeedsSnapshot(_)) => {}
-        Ok(seen) => {
-            let listed = match seen.lists(joiner) {
-                None => Listed::Never,
-                Some(member) if member.name.is_none() => Listed::Unstarted,
-                Some(_) => Listed::Started,
-            };
-            if gone(view, joiner, &lock, listed) {
-                decision
-                    .events
-                    .push(format!("{} is gone from every list; the lock is released", lock.holder));
-                next.lock = None;
-                next.changed_at = view.now_unix;
-                return;
-            }
-            next.lock = Some(Lock { listed: lock.listed.max(listed), ..lock.clone() });
-            if view.fresh(&joiner.name).is_some_and(|heard| heard.wants_grant) {
-                let voters = seen.voters.iter().filter(|voter| voter.name != joiner.name);
-                let voters = voters.map(|voter| (voter.name.clone(), voter.address)).collect();
-                decision.grants.push((lock.holder, lock.fence, Start::Join { identity, voters }));
-            }
-        }
+    let seen = match agreed(view, identity, Some(joiner)) {
+        Ok(seen) => seen,
+        Err(why) => return decision.wait(&lock.holder, why),
+    };
+    let listed = match seen.lists(joiner) {
+        None => Listed::Never,
+        Some(member) if member.name.is_none() => Listed::Unstarted,
+        Some(_) => Listed::Started,
+    };
+    if gone(view, joiner, &lock, listed) {
+        decision.events.push(format!("{} is gone from every list; the lock is released", lock.holder));
+        next.lock = None;
+        next.changed_at = view.now_unix;
+        return;
     }
+    next.lock = Some(Lock { listed: lock.listed.max(listed), ..lock.clone() });
+    match joiner_may(identity, view, joiner, &seen, Some(lock.fence)) {
+        Err(why) => decision.wait(&lock.holder, why),
+        Ok(heard) if wants(heard, joiner, Some(lock.fence)) => {
+            let voters = seen.voters.iter().filter(|voter| voter.name != joiner.name);
+            let voters = voters.map(|voter| (voter.name.clone(), voter.address)).collect();
+            decision.grants.push((lock.holder, lock.fence, Start::Join { identity, voters }));
+        }
+        Ok(_) => {}
+    }
+}
+
+/// It asks; or its etcd came up with the data of an attempt that was evicted meanwhile, and will never be healthy: only a
+/// newer fence takes it out of there.
+fn wants(heard: &Heard, server: &Server, fence: Option<Number>) -> bool {
+    let stuck = match &heard.report.record {
+        GateRecord::Joining { fence: on_disk } => {
+            fence.is_none_or(|fence| *on_disk < fence) && evicted(heard, server)
+        }
+        GateRecord::Fresh | GateRecord::Initialising { .. } | GateRecord::Member { .. } => false,
+    };
+    heard.wants_grant || stuck
 }
 
 /// All list the same voters, the joiner among them, and it serves: Node Ready and /readyz.
@@ -320,15 +342,25 @@ fn joined(identity: Identity, view: &View<'_>, joiner: &Server) -> bool {
     ready && node_ready && seen.voters.iter().any(|voter| voter.name == joiner.name)
 }
 
-/// It was listed and no longer is. A started joiner's disk cannot join anew without the gate; one that never started
-/// may still sit in its join loop, so it must say itself that k3s is not running.
+/// It was listed and no longer is. A disk with a WAL cannot join anew under the same fence, so another may begin. One that
+/// never started keeps the lock and tries again under it: a grant may still be on its way to it.
 fn gone(view: &View<'_>, joiner: &Server, lock: &Lock, listed_now: Listed) -> bool {
-    let stopped = view.fresh(&joiner.name).is_some_and(|heard| {
-        heard.report.unit != "active" && heard.report.unit != "activating" && heard.report.own.is_none()
-    });
     match (lock.listed, listed_now) {
-        (_, Listed::Unstarted | Listed::Started) | (Listed::Never, Listed::Never) => false,
-        (Listed::Unstarted, Listed::Never) => stopped,
+        (_, Listed::Unstarted | Listed::Started) => false,
+        (Listed::Never | Listed::Unstarted, Listed::Never) => {
+            let under_this_lock = GateRecord::Joining { fence: lock.fence };
+            view.fresh(&joiner.name)
+                .is_some_and(|heard| heard.report.record == under_this_lock && evicted(heard, joiner))
+        }
         (Listed::Started, Listed::Never) => true,
     }
+}
+
+/// Its disk has a WAL, so it was added once; and a list that it read afterwards does not hold it any more.
+fn evicted(heard: &Heard, server: &Server) -> bool {
+    let unlisted =
+        heard.report.outside.iter().any(|seen| {
+            seen.members.as_ref().is_ok_and(|list| !list.iter().any(|member| is(member, server)))
+        });
+    heard.report.data.wal && unlisted
 }

@@ -30,8 +30,9 @@ pub enum Cluster {
     Initialising {
         node: NodeName,
         nonce: [u8; 16],
-        /// Its disk was seen to carry this nonce: from now on a blank disk is a lost one.
-        begun: bool,
+        /// The order under which its disk was installed: under another one it is another disk, and the cluster that
+        /// may have begun on this one is lost.
+        installation: Number,
     },
     Up {
         identity: Identity,

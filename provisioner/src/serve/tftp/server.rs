@@ -1,0 +1,429 @@
+//! The TFTP thread: waits for sockets and timers, hands packets to the transfers, does what they say.
+
+use super::{
+    Listener,
+    batch::{Batch, Window},
+    deadlines::Deadlines,
+    listen,
+    packet::{Fault, Malformed, Mode, Packet, Request, decode, error},
+    terms::{agree, largest_block},
+    transfer::{End, Input, Output, Transfer},
+};
+use crate::{
+    boot::{
+        event::{BootEvent, What},
+        published::{NotServed, Opened, Published},
+    },
+    serve::link::{LOOK, look, udp_at},
+};
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        eventfd::EventFd,
+        socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvfrom, recvmsg, sendto},
+    },
+};
+use std::{
+    collections::HashMap,
+    io::{self, IoSliceMut},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
+    os::fd::AsRawFd,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{debug, info, warn};
+
+pub(super) struct Server {
+    listener: Listener,
+    published: Published,
+    events: UnboundedSender<BootEvent>,
+    epoll: Epoll,
+    stop: Arc<EventFd>,
+    sessions: HashMap<u64, Session>,
+    /// The newest transfer of each client port.
+    peers: HashMap<SocketAddrV4, u64>,
+    deadlines: Deadlines,
+    batch: Batch,
+    next_key: u64,
+    largest_block: u16,
+    next_look: Instant,
+}
+
+/// A transfer with what the edge has to know of it.
+struct Session {
+    transfer: Transfer,
+    socket: UdpSocket,
+    peer: SocketAddrV4,
+    name: String,
+    opened: Opened,
+    began: Instant,
+    /// Whether the start was told; that is when the client has shown itself.
+    told: bool,
+    /// The time of this transfer's entry in the deadlines.
+    promised: Instant,
+}
+
+impl Server {
+    pub(super) fn new(
+        listener: Listener,
+        published: Published,
+        events: UnboundedSender<BootEvent>,
+        stop: Arc<EventFd>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&listener.socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        Ok(Self {
+            listener,
+            published,
+            events,
+            epoll,
+            stop,
+            sessions: HashMap::new(),
+            peers: HashMap::new(),
+            deadlines: Deadlines::default(),
+            batch: Batch::default(),
+            next_key: FIRST_KEY,
+            largest_block: 512,
+            next_look: Instant::now(),
+        })
+    }
+
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut ready = [EpollEvent::empty(); 64];
+        loop {
+            let now = Instant::now();
+            self.look(now);
+            self.expire(now);
+            let pause = self.deadlines.pause(now).unwrap_or(LOOK).min(self.next_look.duration_since(now));
+            let count = match self.epoll.wait(&mut ready, milliseconds(pause)) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            let now = Instant::now();
+            for event in &ready[..count] {
+                match event.data() {
+                    STOP => return self.stop.read().map(drop).map_err(Into::into),
+                    LISTENER => self.requests(now),
+                    key => self.serve(now, key),
+                }
+            }
+        }
+    }
+
+    /// Follows the interface: its MTU, and a new socket when it came back as another one.
+    fn look(&mut self, now: Instant) {
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + LOOK;
+        let Some(link) = look(&self.listener.interface) else { return };
+        self.largest_block = largest_block(link.mtu);
+        if link.index != self.listener.index {
+            match listen(&self.listener.interface).and_then(|socket| {
+                self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+                Ok(socket)
+            }) {
+                Ok(socket) => {
+                    // The old socket leaves the epoll by being closed.
+                    (self.listener.socket, self.listener.index) = (socket, link.index);
+                    info!(interface = self.listener.interface, "interface came back: port 69 opened again");
+                }
+                Err(error) => warn!(interface = self.listener.interface, %error, "cannot open port 69 again"),
+            }
+        }
+    }
+
+    /// Takes what arrived on port 69.
+    fn requests(&mut self, now: Instant) {
+        let mut buffer = [0; LARGEST];
+        // Others wait too: a flood of requests must not starve the transfers.
+        for _ in 0..32 {
+            match receive_request(&self.listener.socket, &mut buffer) {
+                Ok(Some((length, peer, local))) => self.request(now, &buffer[..length], peer, local),
+                Ok(None) => {}
+                Err(Errno::EAGAIN) => return,
+                Err(errno) => return debug!(%errno, "receiving on port 69 failed"),
+            }
+        }
+    }
+
+    fn request(&mut self, now: Instant, bytes: &[u8], peer: SocketAddrV4, local: Ipv4Addr) {
+        let request = match decode(bytes) {
+            Ok(Packet::Read(request)) => request,
+            Ok(Packet::Write) => return self.refuse(peer, Fault::AccessViolation, "read only"),
+            Ok(Packet::Data | Packet::Ack(_) | Packet::Oack) => {
+                return self.refuse(peer, Fault::UnknownTransfer, "no such transfer here");
+            }
+            // An error is never answered with an error.
+            Ok(Packet::Error { .. }) => return,
+            Err(Malformed::LongName(_)) => return self.refuse(peer, Fault::NotFound, "no such file"),
+            Err(why) => {
+                debug!(%peer, %why, "not a TFTP request");
+                return self.refuse(peer, Fault::IllegalOperation, "not a request");
+            }
+        };
+        if let Some(key) = self.peers.get(&peer).copied() {
+            // What the client said to its last transfer comes before what it says now.
+            self.serve(now, key);
+        }
+        if let Some(key) = self.peers.get(&peer).copied() {
+            if self.sessions.get(&key).is_some_and(|session| session.transfer.lively(now)) {
+                return debug!(%peer, "a late copy of a request");
+            }
+            self.finish(key, None);
+        }
+        self.begin(now, &request, peer, local);
+    }
+
+    fn begin(&mut self, now: Instant, request: &Request, peer: SocketAddrV4, local: Ipv4Addr) {
+        let name = String::from_utf8_lossy(request.name).into_owned();
+        if request.mode != Mode::Octet {
+            return self.refuse(peer, Fault::NotDefined, "only octet mode is served");
+        }
+        let opened = match self.published.open(&name) {
+            Ok(opened) => opened,
+            Err(why) => {
+                let shown: String =
+                    name.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect();
+                info!(%peer, name = shown, %why, "file not served");
+                self.refuse(peer, fault_of(&why), "no such file");
+                return self.tell(peer, What::TftpFailed { name: shown, why: why.to_string() });
+            }
+        };
+        if self.sessions.len() >= MOST_SESSIONS && !self.evict() {
+            warn!(%peer, name, "too many transfers");
+            return self.refuse(peer, Fault::NotDefined, "busy, ask again");
+        }
+        let terms = agree(request, opened.size, self.largest_block);
+        let key = self.next_key;
+        let socket = match self.transfer_socket(local, key) {
+            Ok(socket) => socket,
+            Err(error) => {
+                warn!(%peer, name, %error, "no socket for a transfer");
+                return self.refuse(peer, Fault::NotDefined, "busy, ask again");
+            }
+        };
+        self.next_key += 1;
+        debug!(%peer, name, block = terms.block, window = terms.window, "transfer asked for");
+        let transfer = Transfer::new(now, opened.size, terms);
+        let promised = transfer.next_deadline();
+        let session = Session { transfer, socket, peer, name, opened, began: now, told: false, promised };
+        self.deadlines.promise(promised, key);
+        self.sessions.insert(key, session);
+        self.peers.insert(peer, key);
+        self.act(key);
+    }
+
+    /// A socket with a port of its own, at the address the client asked.
+    fn transfer_socket(&self, local: Ipv4Addr, key: u64) -> io::Result<UdpSocket> {
+        let socket = udp_at(&self.listener.interface, SocketAddrV4::new(local, 0))?;
+        // Room for a few windows of 64; the kernel gives what its limits allow.
+        socket.set_send_buffer_size(1 << 20)?;
+        let socket = UdpSocket::from(socket);
+        self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, key))?;
+        Ok(socket)
+    }
+
+    /// Takes what arrived for one transfer.
+    fn serve(&mut self, now: Instant, key: u64) {
+        let mut buffer = [0; 600];
+        // A few at a time; what is left wakes us again.
+        for _ in 0..8 {
+            let Some(session) = self.sessions.get_mut(&key) else { return };
+            let (length, from) = match recvfrom::<SockaddrIn>(session.socket.as_raw_fd(), &mut buffer) {
+                Ok((length, Some(from))) => (length, SocketAddrV4::new(from.ip(), from.port())),
+                Ok((_, None)) => continue,
+                Err(Errno::EAGAIN) => return,
+                Err(errno) => return debug!(%errno, "receiving for a transfer failed"),
+            };
+            let packet = decode(&buffer[..length]);
+            if from != session.peer {
+                // RFC 1350 §4: a stranger is told so, the transfer goes on.
+                if !matches!(packet, Ok(Packet::Error { .. })) {
+                    debug!(%from, peer = %session.peer, "a packet from the wrong port");
+                    let bytes = error(Fault::UnknownTransfer, "not your transfer");
+                    let to = SockaddrIn::from(from);
+                    let _ = sendto(session.socket.as_raw_fd(), &bytes, &to, MsgFlags::MSG_DONTWAIT);
+                }
+                continue;
+            }
+            let input = match packet {
+                Ok(Packet::Ack(number)) => Input::Ack(number),
+                Ok(Packet::Error { code, text }) => {
+                    debug!(peer = %session.peer, code, text = %String::from_utf8_lossy(text), "client's error");
+                    Input::Error { code }
+                }
+                Ok(Packet::Read(_) | Packet::Write | Packet::Data | Packet::Oack) | Err(_) => continue,
+            };
+            session.transfer.handle(now, input);
+            self.act(key);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some((at, key)) = self.deadlines.take_due(now) {
+            let Some(session) = self.sessions.get_mut(&key) else { continue };
+            // An entry that was overtaken by an earlier one.
+            if session.promised != at {
+                continue;
+            }
+            session.transfer.expire(now);
+            session.promised = session.transfer.next_deadline();
+            self.deadlines.promise(session.promised, key);
+            self.act(key);
+        }
+    }
+
+    /// Does what a transfer wants done.
+    fn act(&mut self, key: u64) {
+        let mut end = None;
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        while let Some(output) = session.transfer.poll_output() {
+            let to = SockaddrIn::from(session.peer);
+            match output {
+                Output::Oack => {
+                    let bytes = session.transfer.terms().oack.as_deref().unwrap_or_default();
+                    // Lost or not sent, the timer sends it again.
+                    let _ = sendto(session.socket.as_raw_fd(), bytes, &to, MsgFlags::MSG_DONTWAIT);
+                }
+                Output::Blocks { first, count } => {
+                    let block = session.transfer.terms().block;
+                    let window =
+                        Window { file: &session.opened.file, size: session.opened.size, block, first, count };
+                    if let Err(error) = self.batch.send(&session.socket, &to, window) {
+                        warn!(name = session.name, peer = %session.peer, %error, "cannot send");
+                        end = Some(Err(error));
+                    }
+                }
+                Output::End(how) => end = Some(Ok(how)),
+            }
+        }
+        if session.transfer.next_deadline() < session.promised {
+            session.promised = session.transfer.next_deadline();
+            self.deadlines.promise(session.promised, key);
+        }
+        if session.transfer.proven() && !session.told {
+            session.told = true;
+            let (peer, name) = (session.peer, session.name.clone());
+            self.tell(peer, What::TftpStart { name });
+        }
+        if let Some(end) = end {
+            self.finish(key, Some(end));
+        }
+    }
+
+    /// Forgets a transfer and tells how it ended; `None`: the client began another one.
+    fn finish(&mut self, key: u64, end: Option<io::Result<End>>) {
+        let Some(Session { peer, name, opened, began, told, .. }) = self.sessions.remove(&key) else {
+            return;
+        };
+        if self.peers.get(&peer) == Some(&key) {
+            self.peers.remove(&peer);
+        }
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let done = |name| What::TftpDone { name, bytes: opened.size, ms };
+        let what = match end {
+            Some(Ok(End::Complete)) => done(name),
+            Some(Ok(End::Probe)) => What::TftpProbe { name },
+            Some(Ok(End::NeverAnswered)) => failed(name, "the client never answered".into()),
+            Some(Ok(End::LastAckMissing)) => {
+                failed(name, "all was sent, the last acknowledgement is missing".into())
+            }
+            Some(Ok(End::Silent { arrived, of })) => {
+                failed(name, format!("the client fell silent after block {arrived} of {of}"))
+            }
+            Some(Ok(End::Aborted { code })) => failed(name, format!("the client gave up with error {code}")),
+            Some(Err(error)) => failed(name, format!("cannot read or send: {error}")),
+            // Asked again before it ever answered: nothing was lost.
+            None if !told => return debug!(%peer, name, "asked again"),
+            None => failed(name, "the client began again".into()),
+        };
+        match &what {
+            What::TftpDone { name, bytes, ms } => info!(%peer, name, bytes, ms, "file sent"),
+            what => info!(%peer, ?what, "transfer ended"),
+        }
+        self.tell(peer, what);
+    }
+
+    /// Makes room by forgetting the oldest client that has not shown itself.
+    fn evict(&mut self) -> bool {
+        let unproven = self.sessions.iter().filter(|(_, session)| !session.transfer.proven());
+        let Some(key) = unproven.min_by_key(|(_, session)| session.began).map(|(key, _)| *key) else {
+            return false;
+        };
+        self.finish(key, Some(Ok(End::NeverAnswered)));
+        true
+    }
+
+    fn refuse(&self, peer: SocketAddrV4, fault: Fault, text: &str) {
+        let _ = sendto(
+            self.listener.socket.as_raw_fd(),
+            &error(fault, text),
+            &SockaddrIn::from(peer),
+            MsgFlags::MSG_DONTWAIT,
+        );
+    }
+
+    fn tell(&self, peer: SocketAddrV4, what: What) {
+        // The receiver is gone when the provisioner is ending.
+        let _ = self.events.send(BootEvent {
+            at: SystemTime::now(),
+            mac: None,
+            peer: IpAddr::V4(*peer.ip()),
+            what,
+        });
+    }
+}
+
+/// A datagram with its sender and the address of ours it was sent to; `None` for one to everybody (RFC 1123
+/// §4.2.3.4: a broadcast request is ignored).
+fn receive_request(
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+) -> Result<Option<(usize, SocketAddrV4, Ipv4Addr)>, Errno> {
+    let mut control = nix::cmsg_space!(libc::in_pktinfo);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let received =
+        recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+    let info = received.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::Ipv4PacketInfo(info) => Some(info),
+        _ => None,
+    });
+    let (Some(peer), Some(info)) = (received.address, info) else { return Ok(None) };
+    let address = |raw: libc::in_addr| Ipv4Addr::from(u32::from_be(raw.s_addr));
+    let local = address(info.ipi_spec_dst);
+    // Nobody can be reached at port 0.
+    if local != address(info.ipi_addr) || peer.port() == 0 {
+        return Ok(None);
+    }
+    Ok(Some((received.bytes, SocketAddrV4::new(peer.ip(), peer.port()), local)))
+}
+
+fn fault_of(why: &NotServed) -> Fault {
+    match why {
+        NotServed::Unknown => Fault::NotFound,
+        NotServed::Open { .. } | NotServed::Changed { .. } => Fault::NotDefined,
+    }
+}
+
+fn failed(name: String, why: String) -> What {
+    What::TftpFailed { name, why }
+}
+
+/// Rounded up: waking before the time means waking twice.
+fn milliseconds(pause: Duration) -> EpollTimeout {
+    let ms = u16::try_from(pause.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
+    EpollTimeout::from(ms)
+}
+
+const LISTENER: u64 = 0;
+const STOP: u64 = 1;
+const FIRST_KEY: u64 = 2;
+/// Descriptors, mostly: the usual limit of a process is 1024.
+const MOST_SESSIONS: usize = 512;
+/// A request longer than Ethernet's MTU is none.
+const LARGEST: usize = 1500;
