@@ -83,4 +83,6 @@ pub mod wait {
     pub const FROZEN: u16 = 11;
     pub const TWO_MACHINES: u16 = 12;
     pub const NO_UEFI: u16 = 13;
+    /// Its hardware contradicts what its name or key says: another serial, another machine's MAC.
+    pub const OTHER_MACHINE: u16 = 14;
 }

@@ -71,6 +71,10 @@ impl Versioned for Claim {
     const VERSION: u8 = 1;
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one of these exists at a time, on its way to or from the wire"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClaimAnswer {
     /// Held by you, with the node's manifest to seed.

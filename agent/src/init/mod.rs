@@ -1,0 +1,127 @@
+//! PID 1 of the boot image. Its life is one table of named phases; then it asks, and does what it is told.
+//!
+//! It never exits and never panics on input: what cannot go on says its last words on the console and reboots.
+
+/// The table of phases.
+mod phases;
+
+/// What one boot knows so far.
+mod machine;
+/// Stages and their times.
+pub mod timeline;
+
+/// The thread that drives it.
+mod background;
+/// Never before the image's own time.
+pub mod clock;
+/// Drivers for what is there.
+pub mod coldplug;
+/// Which disk is ours.
+mod disks;
+/// The node key.
+mod key;
+/// Which module a device wants.
+mod modules;
+/// The kernel's file systems.
+mod mounts;
+/// Addresses on every port with a link.
+mod network;
+/// Detection, and what lies on the disks.
+mod survey;
+
+/// Finding the provisioner and asking it.
+mod ask;
+/// What to do with an answer, or with none.
+mod decide;
+/// How this boot is, for the provisioner.
+mod report;
+
+/// Into an installed slot.
+mod boot;
+/// What is left for systemd and the node service.
+mod handover;
+/// The installer beside the conversation.
+mod install;
+/// An empty data partition becomes a `/var`.
+mod skeleton;
+
+/// Last words, reboot, orphans.
+mod end;
+
+use crate::log::Log;
+use anyhow::Context;
+use ask::Decision;
+use boot::NoBoot;
+use machine::Machine;
+use std::time::Duration;
+
+/// After an install that stopped, before asking again: the provisioner may say something else by then, and a person
+/// can read the console.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// The whole life of PID 1 in the boot image.
+pub fn run() -> ! {
+    let began_ms = timeline::uptime_ms();
+    let log = Log::of_pid_1().install();
+    end::prepare(log);
+    let kernel = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let mut machine = Machine::new(log, kernel.unwrap_or_default(), began_ms);
+    let failed = live(&mut machine);
+    end::last_words(&machine.face(), &format!("{failed:#}"))
+}
+
+/// Returns only with the reason why it cannot go on.
+fn live(machine: &mut Machine) -> anyhow::Error {
+    if let Err(error) = phases::run(machine, phases::PHASES) {
+        return error;
+    }
+    loop {
+        let done = ask_and_act(machine);
+        if let Err(error) = done {
+            return error;
+        }
+        end::reap();
+    }
+}
+
+/// One question, one deed. Returns when asking again is right.
+fn ask_and_act(machine: &mut Machine) -> anyhow::Result<()> {
+    match phases::timed("ask", || in_background(machine))? {
+        Decision::StartOver => phases::run(machine, phases::PHASES.iter().filter(|phase| phase.again)),
+        Decision::Install { order, provisioner, found } => {
+            match install::install(machine, &order, provisioner, found) {
+                Ok(()) => end::reboot(),
+                Err(error) => {
+                    tracing::error!("{error:#}");
+                    end::pause(AFTER_FAILURE);
+                    phases::run(machine, phases::PHASES.iter().filter(|phase| phase.again))
+                }
+            }
+        }
+        Decision::Boot { slots } => match boot::boot(machine, &slots) {
+            NoBoot::Broken(error) => Err(error.context("the installed system cannot be started")),
+            NoBoot::NoSlot(why) => {
+                if let Some(ours) = &mut machine.ours {
+                    ours.unbootable = Some(why);
+                }
+                Ok(())
+            }
+        },
+    }
+}
+
+fn in_background(machine: &mut Machine) -> anyhow::Result<Decision> {
+    let background = machine.background.take().context("the network was not started")?;
+    let mut net = machine.net.take().context("the network was not started")?;
+    let decision = background.run(ask::ask(machine, &mut net));
+    machine.net = Some(net);
+    machine.background = Some(background);
+    decision
+}
+
+/// Random bits for jitter.
+fn luck() -> anyhow::Result<u16> {
+    let mut bytes = [0; 2];
+    getrandom::fill(&mut bytes).context("asking for random bytes")?;
+    Ok(u16::from_le_bytes(bytes))
+}

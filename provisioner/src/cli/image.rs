@@ -1,0 +1,327 @@
+//! `muster image`: composes boot images, packs node images, registers Kata and k3s.
+//!
+//! The files are put into the state directory here; a running provisioner is only told of them.
+
+use super::client::Client;
+use super::exit::{Code, Failure};
+use super::status::now_unix_ms;
+use super::{Common, Output, print};
+use crate::config;
+use crate::config::meant::Config;
+use crate::image::{base, compose, pack};
+use crate::store::artifacts::{put_bytes, put_file, register, word};
+use crate::store::keys::read_trust;
+use crate::store::rows::{ARTIFACTS, ArtifactFile, ArtifactKind, ArtifactRow};
+use crate::store::state_dir::StateDir;
+use crate::store::{Read, Store, StoreError};
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use muster_protocol::ids::Arch;
+use muster_protocol::wire;
+use serde::Deserialize;
+use std::io::{BufReader, BufWriter, Read as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Ask {
+    /// Make and register images of one architecture
+    Build(Box<Build>),
+    /// Compose a boot image into a file and register nothing; without a trust file it belongs to no cluster yet
+    Compose {
+        /// Base parts of one architecture (images/netboot/build.sh)
+        #[arg(long, value_name = "DIR")]
+        netboot: PathBuf,
+        /// The static muster-agent for it
+        #[arg(long, value_name = "FILE")]
+        agent: PathBuf,
+        /// The cluster's trust file, as `muster init` made it
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// What is registered
+    List {
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Build {
+    /// x86_64 or aarch64
+    #[arg(long)]
+    arch: Arch,
+    /// Compose the boot image from the base parts in this folder (images/netboot/build.sh)
+    #[arg(long, value_name = "DIR", requires = "agent")]
+    netboot: Option<PathBuf>,
+    /// The static muster-agent for the boot image
+    #[arg(long, value_name = "FILE", requires = "netboot")]
+    agent: Option<PathBuf>,
+    /// Kernel command line of the boot image, in place of the default
+    #[arg(long, value_name = "TEXT", requires = "netboot")]
+    cmdline: Option<String>,
+    /// Pack this root file system (images/node/build.sh) into a node image
+    #[arg(long, value_name = "FILE")]
+    node_image: Option<PathBuf>,
+    /// Kernel whose modules the node image has [default: manifest.json beside it]
+    #[arg(long, value_name = "RELEASE", requires = "node_image")]
+    kernel_release: Option<String>,
+    /// The node image's version, for people [default: manifest.json beside it]
+    #[arg(long, value_name = "VERSION", requires = "node_image")]
+    image_version: Option<String>,
+    /// Register this archive (tar.zst with opt/kata) as the Kata of cluster.toml
+    #[arg(long, value_name = "FILE")]
+    kata: Option<PathBuf>,
+    /// Register the files in this folder as the k3s of cluster.toml
+    #[arg(long, value_name = "DIR")]
+    k3s: Option<PathBuf>,
+    /// What of Kata and k3s is not the real thing, in words [default: the file STAND-IN beside it]
+    #[arg(long, value_name = "TEXT")]
+    stand_in: Option<String>,
+}
+
+pub(super) fn run(common: &Common, ask: &Ask) -> Result<(), Failure> {
+    match ask {
+        Ask::Build(build) => build_images(common, build),
+        Ask::Compose { netboot, agent, trust, output } => {
+            Ok(compose_file(netboot, agent, trust.as_deref(), output)?)
+        }
+        Ask::List { output } => list(common, *output),
+    }
+}
+
+fn build_images(common: &Common, build: &Build) -> Result<(), Failure> {
+    let config = config::load(&config::find(common.config.as_deref())?)?;
+    let state = StateDir::new(&common.state);
+    let rows = make(build, &config, &state)?;
+    if rows.is_empty() {
+        let error = anyhow::anyhow!(
+            "nothing to build\nhint: name --netboot and --agent, --node-image, --kata or --k3s"
+        );
+        return Err(Failure::new(Code::Usage, error));
+    }
+    announce(common, &state, &rows)?;
+    for row in &rows {
+        let bytes: u64 = row.files.iter().map(|file| file.bytes).sum();
+        let line = format!("{} {} {} {}", word(row.kind), row.arch, row.version, print::bytes(bytes));
+        print::out(&format!("{}\n", print::clean(&line)))?;
+    }
+    Ok(())
+}
+
+/// Beside its place first, then renamed: nobody finds half an image.
+fn compose_file(netboot: &Path, agent: &Path, trust: Option<&Path>, output: &Path) -> anyhow::Result<()> {
+    let base = base::read(netboot)?;
+    let agent = std::fs::read(agent).with_context(|| format!("cannot read `{}`", agent.display()))?;
+    // Read as a statement, so that a wrong file is refused here and not by a machine that boots it.
+    let trust = trust.map(read_trust).transpose()?.map(|trust| wire::encode(&trust)).unwrap_or_default();
+    let version = env!("CARGO_PKG_VERSION");
+    let own = compose::Own { agent: &agent, trust: &trust, version, command_line: None };
+    let uki = compose::boot_image(&base, &own)?;
+    let partial = output.with_extension("partial");
+    let written = std::fs::write(&partial, &uki).and_then(|()| std::fs::rename(&partial, output));
+    written.with_context(|| format!("cannot write `{}`", output.display()))
+}
+
+/// Tells the running provisioner, or writes the register where none runs.
+fn announce(common: &Common, state: &StateDir, rows: &[ArtifactRow]) -> Result<(), Failure> {
+    match Store::open(&state.store()) {
+        Ok(store) => {
+            let folder = state.artifacts();
+            Ok(store.write(|tx| rows.iter().try_for_each(|row| register(tx, &folder, row)))?)
+        }
+        Err(StoreError::Held { .. }) => {
+            let mut client = Client::new(common)?;
+            rows.iter().try_for_each(|row| client.post("/v1/images", row))
+        }
+        Err(
+            error @ (StoreError::Missing { .. }
+            | StoreError::Newer { .. }
+            | StoreError::Row { .. }
+            | StoreError::Failed(_)
+            | StoreError::File { .. }),
+        ) => Err(error.into()),
+    }
+}
+
+fn make(build: &Build, config: &Config, state: &StateDir) -> anyhow::Result<Vec<ArtifactRow>> {
+    let folder = state.artifacts();
+    let mut rows = Vec::new();
+    let row = |kind, version: &str, files: Vec<ArtifactFile>| ArtifactRow {
+        kind,
+        arch: build.arch,
+        version: version.into(),
+        files,
+        kernel_release: None,
+        stand_in: None,
+        registered_unix_ms: now_unix_ms(),
+    };
+    if let (Some(netboot), Some(agent)) = (&build.netboot, &build.agent) {
+        let base = base::read(netboot)?;
+        anyhow::ensure!(
+            base.arch == build.arch,
+            "`{}` holds base parts for {}, asked was for {}",
+            netboot.display(),
+            base.arch,
+            build.arch
+        );
+        let trust = read_trust(&state.trust())?;
+        let agent = std::fs::read(agent).with_context(|| format!("cannot read `{}`", agent.display()))?;
+        let version = env!("CARGO_PKG_VERSION");
+        let own = compose::Own {
+            agent: &agent,
+            trust: &wire::encode(&trust),
+            version,
+            command_line: build.cmdline.as_deref(),
+        };
+        let uki = compose::boot_image(&base, &own)?;
+        let release = Some(base.kernel_release.clone());
+        let uki = put_bytes(&folder, &uki, &format!("boot-{}.efi", build.arch), 0o644)?;
+        let loader = put_bytes(&folder, &base.loader, "systemd-boot.efi", 0o644)?;
+        rows.push(ArtifactRow {
+            kernel_release: release.clone(),
+            ..row(ArtifactKind::Uki, version, vec![uki])
+        });
+        rows.push(ArtifactRow {
+            kernel_release: release,
+            ..row(ArtifactKind::Loader, version, vec![loader])
+        });
+    }
+    if let Some(image) = &build.node_image {
+        rows.push(node_image(build, image, &folder, row)?);
+    }
+    if let Some(archive) = &build.kata {
+        let version = config.kata.as_ref().map(|kata| kata.version.clone());
+        let version = version
+            .context("cluster.toml has no [kata] section, so there is no version to register it for")?;
+        let file = put_file(&folder, archive, "kata.tar.zst", 0o644)?;
+        let stand_in = stand_in(build, archive.parent())?;
+        rows.push(ArtifactRow { stand_in, ..row(ArtifactKind::Kata, &version, vec![file]) });
+    }
+    if let Some(source) = &build.k3s {
+        let mut files = Vec::new();
+        add_files(&folder, source, Path::new(""), &mut files)?;
+        anyhow::ensure!(
+            files.iter().any(|file| file.path == "k3s"),
+            "`{}` has no file `k3s`",
+            source.display()
+        );
+        let stand_in = stand_in(build, Some(source))?;
+        rows.push(ArtifactRow { stand_in, ..row(ArtifactKind::K3s, &config.k3s.version, files) });
+    }
+    Ok(rows)
+}
+
+/// What `images/node/build.sh` says of its result.
+#[derive(Debug, Default, Deserialize)]
+struct Manifest {
+    kernel_release: Option<String>,
+    version: Option<String>,
+}
+
+fn node_image(
+    build: &Build,
+    image: &Path,
+    folder: &Path,
+    row: impl Fn(ArtifactKind, &str, Vec<ArtifactFile>) -> ArtifactRow,
+) -> anyhow::Result<ArtifactRow> {
+    let beside = image.with_file_name("manifest.json");
+    let manifest: Manifest = match std::fs::read(&beside) {
+        Ok(text) => {
+            serde_json::from_slice(&text).with_context(|| format!("cannot read `{}`", beside.display()))?
+        }
+        Err(_) => Manifest::default(),
+    };
+    let release = build.kernel_release.clone().or(manifest.kernel_release);
+    let release = release.context("the node image's kernel release is not known\nhint: --kernel-release, or manifest.json beside the image")?;
+    let version = build.image_version.clone().or(manifest.version);
+    let version = version.context(
+        "the node image's version is not known\nhint: --image-version, or manifest.json beside the image",
+    )?;
+    let about = pack::About { arch: build.arch, version: version.clone(), kernel_release: release.clone() };
+    let raw = std::fs::File::open(image).with_context(|| format!("cannot open `{}`", image.display()))?;
+    std::fs::create_dir_all(folder)?;
+    let packed = folder.join(format!(".packing-{}", std::process::id()));
+    let mut blob = BufWriter::with_capacity(1 << 20, std::fs::File::create(&packed)?);
+    let index = pack::pack(about, &mut BufReader::with_capacity(1 << 20, raw), &mut blob)?;
+    drop(blob);
+    let blob = put_file(folder, &packed, "blob", 0o644)?;
+    std::fs::remove_file(&packed)?;
+    let index = put_bytes(folder, &wire::encode(&index), "index", 0o644)?;
+    Ok(ArtifactRow {
+        kernel_release: Some(release),
+        ..row(ArtifactKind::NodeImage, &version, vec![index, blob])
+    })
+}
+
+const STAND_IN: &str = "STAND-IN";
+
+fn stand_in(build: &Build, folder: Option<&Path>) -> anyhow::Result<Option<String>> {
+    if build.stand_in.is_some() {
+        return Ok(build.stand_in.clone());
+    }
+    let Some(path) = folder.map(|folder| folder.join(STAND_IN)).filter(|path| path.exists()) else {
+        return Ok(None);
+    };
+    let mut text = String::new();
+    std::fs::File::open(&path)?.take(1000).read_to_string(&mut text)?;
+    Ok(Some(text.trim().to_string()).filter(|text| !text.is_empty()))
+}
+
+/// Every regular file below `source`, under its path there.
+fn add_files(
+    folder: &Path,
+    source: &Path,
+    below: &Path,
+    files: &mut Vec<ArtifactFile>,
+) -> anyhow::Result<()> {
+    let here = source.join(below);
+    let entries = std::fs::read_dir(&here).with_context(|| format!("cannot read `{}`", here.display()))?;
+    let mut names: Vec<_> =
+        entries.collect::<Result<Vec<_>, _>>()?.iter().map(|entry| entry.file_name()).collect();
+    names.sort();
+    for name in names {
+        let below = below.join(&name);
+        let path = source.join(&below);
+        // Followed: a cache may be made of links.
+        let metadata =
+            std::fs::metadata(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        if metadata.is_dir() {
+            add_files(folder, source, &below, files)?;
+        } else if metadata.is_file() && name != STAND_IN {
+            let text = below
+                .to_str()
+                .with_context(|| format!("`{}` has a name that is not UTF-8", path.display()))?;
+            files.push(put_file(folder, &path, text, metadata.permissions().mode() & 0o777)?);
+        }
+    }
+    Ok(())
+}
+
+fn list(common: &Common, output: Output) -> Result<(), Failure> {
+    let rows: Vec<ArtifactRow> = match Store::open(&StateDir::new(&common.state).store()) {
+        Ok(store) => store.view()?.all(ARTIFACTS, "")?.into_iter().map(|(_, row)| row).collect(),
+        // It runs, or it is elsewhere: then it can be asked.
+        Err(_) => Client::new(common)?.get("/v1/images")?,
+    };
+    if output == Output::Json {
+        return Ok(print::json(&rows)?);
+    }
+    let row = |row: &ArtifactRow| {
+        let bytes: u64 = row.files.iter().map(|file| file.bytes).sum();
+        let digest = row.files.first().map(|file| file.digest.to_string()).unwrap_or_default();
+        vec![
+            word(row.kind).to_string(),
+            row.arch.to_string(),
+            row.version.clone(),
+            row.kernel_release.clone().unwrap_or_else(|| "-".into()),
+            print::bytes(bytes),
+            digest.get(..12).unwrap_or_default().to_string(),
+            row.stand_in.clone().map(|what| format!("stand-in: {what}")).unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    Ok(print::out(&print::table(&["KIND", "ARCH", "VERSION", "KERNEL", "SIZE", "DIGEST", ""], &rows))?)
+}

@@ -1,0 +1,207 @@
+//! Asking the agents themselves: one signed question over UDP to everybody, the missing again, and by unicast where
+//! there is no broadcast; each answer is checked with the key that the roster has for its node.
+
+use super::credential::Credential;
+use super::status::now_unix_ms;
+use crate::core::picture::{API_VERSION, ClusterPart, EtcdPart, MachinePart, Picture, Versions};
+use muster_identity::http::Client as Http;
+use muster_identity::{Expect, Identity, client_config};
+use muster_protocol::lan::{Brief, MAX_PACKET, PORT, Packet, Question};
+use muster_protocol::roster::{Member, Roster};
+use muster_protocol::signed::{By, Listener, Signed};
+use muster_protocol::status::Status;
+use muster_protocol::wire;
+use nix::ifaddrs::getifaddrs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+/// When the missing are asked again, and when no more answers are waited for.
+const ROUNDS: &[Duration] =
+    &[Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1500)];
+const FULL: Duration = Duration::from_secs(3);
+
+pub(super) fn picture(credential: &Credential, roster: &Roster, full: bool) -> anyhow::Result<Picture> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let briefs = runtime.block_on(ask(credential, roster))?;
+    let statuses = match full {
+        true => runtime.block_on(ask_all(credential, roster, &briefs))?,
+        false => BTreeMap::new(),
+    };
+    Ok(put_together(credential, roster, &briefs, &statuses))
+}
+
+type Briefs = BTreeMap<String, (Brief, SocketAddr)>;
+
+async fn ask(credential: &Credential, roster: &Roster) -> anyhow::Result<Briefs> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    socket.set_broadcast(true)?;
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce)
+        .map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
+    let question = question(credential, roster, nonce);
+    let mut briefs = Briefs::new();
+    let mut buffer = [0; 2048];
+    for (round, wait) in ROUNDS.iter().enumerate() {
+        let missing: Vec<&Member> =
+            roster.nodes.iter().filter(|node| !briefs.contains_key(node.name.as_str())).collect();
+        if missing.is_empty() {
+            break;
+        }
+        send(&socket, &question, &missing, round == 0).await;
+        let end = Instant::now() + *wait;
+        while briefs.len() < roster.nodes.len()
+            && let Ok(received) = timeout_at(end, socket.recv_from(&mut buffer)).await
+        {
+            // A closed port somewhere is told as an error of this socket; the others may still answer.
+            let Ok((length, from)) = received else { continue };
+            if let Some(brief) = believe(credential, roster, nonce, &buffer[..length]) {
+                briefs.insert(brief.node.to_string(), (brief, from));
+            }
+        }
+    }
+    Ok(briefs)
+}
+
+/// As long as the longest answer: an agent never sends more than it was asked with.
+fn question(credential: &Credential, roster: &Roster, nonce: [u8; 16]) -> Vec<u8> {
+    let packet = |padding: usize| {
+        let question = Question {
+            nonce,
+            operator: credential.key.public().fingerprint(),
+            asked_at_ms: now_unix_ms(),
+            fleet: u32::try_from(roster.nodes.len()).unwrap_or(u32::MAX),
+            padding: vec![0; padding],
+        };
+        wire::encode(&Packet::Ask(Signed::by_key(credential.trust.cluster, &credential.key, &question)))
+    };
+    // The lengths of padding and body grow by at most two bytes each.
+    let bare = packet(0).len();
+    packet(MAX_PACKET.saturating_sub(bare + 4))
+}
+
+/// To every network first, and to each missing node by its last address.
+async fn send(socket: &UdpSocket, question: &[u8], missing: &[&Member], first: bool) {
+    let mut to: BTreeSet<Ipv4Addr> = missing.iter().filter_map(|node| node.address).collect();
+    if first {
+        to.insert(Ipv4Addr::BROADCAST);
+        let entries = getifaddrs().into_iter().flatten();
+        to.extend(entries.filter_map(|entry| Some(entry.broadcast?.as_sockaddr_in()?.ip())));
+    }
+    for address in to {
+        if let Err(error) = socket.send_to(question, (address, PORT)).await {
+            tracing::debug!(%error, %address, "not asked");
+        }
+    }
+}
+
+/// The answer, if the node that it names has signed it, to this question.
+fn believe(credential: &Credential, roster: &Roster, nonce: [u8; 16], bytes: &[u8]) -> Option<Brief> {
+    let Packet::Answer { node, brief } = wire::decode(bytes).ok()? else { return None };
+    let member = roster.nodes.iter().find(|member| member.name == node)?;
+    let by = By::Key(credential.trust.cluster, &member.key);
+    let brief = brief.verify(by, &Listener::default()).ok()?.into_inner();
+    (brief.nonce == nonce && brief.node == node).then_some(brief)
+}
+
+/// The whole status of each node that answered, over TLS.
+async fn ask_all(
+    credential: &Credential,
+    roster: &Roster,
+    briefs: &Briefs,
+) -> anyhow::Result<BTreeMap<String, Status>> {
+    let identity = Identity::operator(credential.trust.cluster, &credential.key)?;
+    let mut asked = JoinSet::new();
+    for member in &roster.nodes {
+        let Some((_, from)) = briefs.get(member.name.as_str()) else { continue };
+        let config = client_config(&identity, &credential.trust, Expect::Node(member.key))?;
+        let (member, cluster) = (member.clone(), credential.trust.cluster);
+        let mut http = Http::new(SocketAddr::new(from.ip(), PORT), config);
+        asked.spawn(async move {
+            let response = http.get("/status", FULL).await.ok().filter(|response| response.status == 200)?;
+            let signed: Signed<Status> = wire::decode(&response.body).ok()?;
+            let status = signed.verify(By::Key(cluster, &member.key), &Listener::default()).ok()?;
+            Some((member.name.to_string(), status.into_inner()))
+        });
+    }
+    Ok(asked.join_all().await.into_iter().flatten().collect())
+}
+
+fn put_together(
+    credential: &Credential,
+    roster: &Roster,
+    briefs: &Briefs,
+    statuses: &BTreeMap<String, Status>,
+) -> Picture {
+    let mut machines = Vec::new();
+    for member in &roster.nodes {
+        let name = member.name.to_string();
+        let mut part = match (statuses.get(&name), briefs.get(&name)) {
+            (Some(status), _) => {
+                let mut part = MachinePart::default();
+                part.add_status(status);
+                part.class.declared = status.declared.map(|class| class.to_string());
+                part.taints =
+                    status.evidence.node.as_ref().map(|node| node.taints.clone()).unwrap_or_default();
+                part.last_seen_unix_ms = Some(now_unix_ms());
+                part
+            }
+            (None, Some((brief, from))) => of_brief(brief, *from),
+            (None, None) => MachinePart {
+                state: "silent".into(),
+                reasons: vec!["did not answer on the LAN".into()],
+                address: member.address.map(|address| address.to_string()),
+                ..MachinePart::default()
+            },
+        };
+        part.role = Some(member.role.to_string());
+        part.key = Some(member.key.fingerprint().to_string());
+        part.name = name;
+        machines.push(part);
+    }
+    let mut stand_ins: Vec<String> = machines.iter().flat_map(|machine| machine.stand_ins.clone()).collect();
+    stand_ins.sort();
+    stand_ins.dedup();
+    let etcd = statuses
+        .values()
+        .filter_map(|status| status.evidence.etcd.as_ref())
+        .max_by_key(|etcd| (etcd.voter, etcd.members.len()));
+    Picture {
+        api_version: API_VERSION.into(),
+        source: "lan".into(),
+        cluster: ClusterPart {
+            name: credential.trust.cluster_name.clone(),
+            id: credential.trust.cluster.to_string(),
+            ..ClusterPart::default()
+        },
+        etcd: etcd.map(|etcd| EtcdPart::of(&etcd.members, etcd.leader, etcd.cluster_id)).unwrap_or_default(),
+        machines,
+        stand_ins,
+        ..Picture::default()
+    }
+}
+
+fn of_brief(brief: &Brief, from: SocketAddr) -> MachinePart {
+    MachinePart {
+        address: Some(brief.address.map_or_else(|| from.ip().to_string(), |address| address.to_string())),
+        state: brief.state.to_string(),
+        step: brief.step.clone().map(|step| muster_protocol::status::Progress { step, done: 0, total: 0 }),
+        reasons: brief.reason.clone().into_iter().collect(),
+        taints: brief.taints.clone(),
+        stand_ins: if brief.stand_in {
+            vec![format!("{}: not the real k3s or Kata", brief.node)]
+        } else {
+            Vec::new()
+        },
+        versions: Versions {
+            k3s: brief.k3s_version.clone(),
+            kata: brief.kata.clone(),
+            ..Versions::default()
+        },
+        last_seen_unix_ms: Some(now_unix_ms()),
+        ..MachinePart::default()
+    }
+}

@@ -1,0 +1,443 @@
+//! Facts about the core, with simulated machines.
+
+use super::operator::Refusal;
+use super::sim::{Sim, World};
+use muster_protocol::etcd::{DataFacts, GateRecord, ServerReport};
+use muster_protocol::grant::Start;
+use muster_protocol::hello::{Answer, Seen, wait};
+use muster_protocol::ids::{NodeName, Number};
+use muster_protocol::sealed::{SealedBox, Secret};
+use muster_protocol::signed::{By, Listener, Signed};
+use muster_protocol::status::{Stage, State};
+use muster_protocol::sync::{ClaimAnswer, Report};
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_declared_machine_waits_for_approval_and_is_ordered_after_it() {
+    let mut world = World::new("approve").with_artifacts();
+    let machine = Sim::new(1, 1);
+    assert_eq!(world.wait_code(&machine), wait::NOT_ADMITTED);
+    let key = machine.key.public().fingerprint();
+    world.core.approve(world.now, world.person(), &name("s1"), key, false).unwrap();
+    let order = world.order(&machine);
+    assert_eq!((order.node, order.key), (name("s1"), key));
+    assert_eq!(order.disk, machine.inventory.disks[0].id);
+}
+
+#[test]
+fn a_key_that_never_asked_cannot_be_approved() {
+    let mut world = World::new("never-asked");
+    let key = Sim::new(9, 1).key.public().fingerprint();
+    let refused = world.core.approve(world.now, world.person(), &name("s1"), key, false);
+    assert!(matches!(refused, Err(Refusal::NoSuchKey { .. })));
+    let refused = world.core.approve(world.now, world.person(), &name("nobody"), key, false);
+    assert!(matches!(refused, Err(Refusal::NoSuchMachine(_))));
+}
+
+#[test]
+fn in_a_window_the_first_key_of_each_machine_is_taken_and_a_second_gets_nothing() {
+    let mut world = World::new("window").with_artifacts();
+    world.open_window();
+    let (first, mut second) = (Sim::new(1, 1), Sim::new(2, 1));
+    let order = world.order(&first);
+    second.inventory.disks[0].id = first.inventory.disks[0].id.clone();
+    assert_eq!(world.wait_code(&second), wait::OTHER_KEY);
+    assert!(matches!(world.claim(&second, &order), ClaimAnswer::Refused { .. }));
+    let mut request = second.request("s1", 1);
+    request.clock_nonce = Some([1; 16]);
+    let reply = world.sync(&second, &request);
+    assert!(
+        reply.manifest.is_none() && reply.roster.is_none() && reply.clock.is_none() && reply.boxes.is_empty()
+    );
+}
+
+#[test]
+fn a_closed_or_expired_window_takes_nobody() {
+    let mut world = World::new("window-closed");
+    world.open_window();
+    world.core.close_window(world.now, world.person()).unwrap();
+    assert_eq!(world.wait_code(&Sim::new(1, 1)), wait::NOT_ADMITTED);
+    world.open_window();
+    world.pass(31 * 60_000);
+    assert_eq!(world.wait_code(&Sim::new(1, 1)), wait::NOT_ADMITTED);
+    assert!(matches!(world.core.close_window(world.now, world.person()), Err(Refusal::NoWindow)));
+}
+
+#[test]
+fn two_live_machines_with_one_mac_are_both_stopped() {
+    let mut world = World::new("two-live").with_artifacts();
+    world.open_window();
+    let (a, b) = (Sim::new(1, 1), Sim::new(2, 1));
+    let order = world.order(&a);
+    assert_eq!(world.wait_code(&b), wait::OTHER_KEY);
+    assert_eq!(world.wait_code(&a), wait::TWO_MACHINES);
+    assert!(matches!(world.claim(&a, &order), ClaimAnswer::Refused { .. }));
+    world.pass(60_000);
+    assert!(matches!(world.hello(&a), Answer::Install(_)), "the other one went away");
+}
+
+#[test]
+fn ten_claims_of_one_order_hold_it_once_and_ten_other_keys_get_nothing() {
+    let mut world = World::new("ten-claims").with_artifacts();
+    world.open_window();
+    let machine = Sim::new(1, 1);
+    let order = world.order(&machine);
+    for seed in 10..20 {
+        let mut other = machine.clone();
+        other.key = Sim::new(seed, 1).key;
+        assert!(matches!(world.claim(&other, &order), ClaimAnswer::Refused { .. }));
+    }
+    let answers: Vec<ClaimAnswer> = (0..10).map(|_| world.claim(&machine, &order)).collect();
+    assert!(answers.iter().all(|answer| matches!(answer, ClaimAnswer::Held { .. }) && *answer == answers[0]));
+    let view = world.core.store().view().unwrap();
+    let held =
+        super::events::of(&view, "s1").unwrap().iter().filter(|event| event.what.contains("is held")).count();
+    assert_eq!(held, 1);
+}
+
+#[test]
+fn a_claim_for_another_disk_is_refused() {
+    let mut world = World::new("claim-disk").with_artifacts();
+    world.open_window();
+    let machine = Sim::new(1, 1);
+    let mut order = world.order(&machine);
+    order.disk.serial = Some("OTHER".into());
+    assert!(matches!(world.claim(&machine, &order), ClaimAnswer::Refused { .. }));
+}
+
+#[test]
+fn the_same_order_is_given_again_until_the_disk_says_installed() {
+    let mut world = World::new("same-order").with_artifacts();
+    world.open_window();
+    let mut machine = Sim::new(1, 1);
+    let order = world.order(&machine);
+    assert!(matches!(world.claim(&machine, &order), ClaimAnswer::Held { .. }));
+    assert_eq!(world.order(&machine), order);
+    machine.install(&world.trust.clone(), order.number);
+    assert_eq!(world.hello(&machine), Answer::Boot);
+    assert_eq!(world.hello(&machine), Answer::Boot);
+    assert!(matches!(world.claim(&machine, &order), ClaimAnswer::Refused { .. }), "it is done");
+    // Its disk dies and a blank one takes its place: no second install of itself.
+    machine.marker = None;
+    assert_eq!(world.wait_code(&machine), wait::INSTALL_BY_HAND);
+}
+
+#[test]
+fn what_was_answered_is_remembered_by_a_copy_of_the_file_at_that_moment() {
+    let mut world = World::new("killed").with_artifacts();
+    world.open_window();
+    let mut machine = Sim::new(1, 1);
+    let order = world.order(&machine);
+    let mut killed = world.killed_now("after-order");
+    let again = killed.hello(world.now, &machine.asker(), &machine.hello()).unwrap();
+    let Answer::Install(again) = again else { panic!("{again:?}") };
+    let again = again.verify(By::Online(&world.trust), &Listener::default()).unwrap().into_inner();
+    assert_eq!(again, order, "the same order with the same number");
+    let held = world.claim(&machine, &order);
+    let mut killed = world.killed_now("after-claim");
+    let claim = muster_protocol::sync::Claim { order: order.number, disk: order.disk.clone() };
+    assert_eq!(killed.claim(world.now, &machine.asker(), &claim).unwrap(), held, "the same manifest, too");
+    machine.install(&world.trust.clone(), order.number);
+    let report = Report {
+        status: machine.status("s1", 1, State::Installing),
+        installed: Some(order.number),
+        log: Vec::new(),
+    };
+    world.core.report(world.now, &machine.asker(), &report).unwrap();
+    let mut killed = world.killed_now("after-installed");
+    machine.marker = None;
+    let Answer::Wait(told) = killed.hello(world.now, &machine.asker(), &machine.hello()).unwrap() else {
+        panic!()
+    };
+    assert_eq!(told.code, wait::INSTALL_BY_HAND, "the order is closed");
+}
+
+#[test]
+fn an_old_copy_of_the_store_freezes_orders_and_cluster_steps() {
+    let mut world = World::new("old-copy").with_artifacts();
+    world.open_window();
+    let (mut first, second) = (Sim::new(1, 1), Sim::new(2, 2));
+    world.hello(&second);
+    let old = world.folder.join("old.redb");
+    std::fs::copy(world.state.store(), &old).unwrap();
+    let order = world.order(&first);
+    world.claim(&first, &order);
+    first.install(&world.trust.clone(), order.number);
+    drop(world.core);
+    std::fs::copy(&old, world.state.store()).unwrap();
+    world.core = super::sim::open(&world.state, &world.trust, &world.state.store());
+    // The window in the old copy is still open, so the first machine's key is taken again; its numbers tell.
+    assert_eq!(world.hello(&first), Answer::Boot, "an installed machine boots all the same");
+    assert_eq!(world.wait_code(&second), wait::FROZEN);
+    assert!(matches!(
+        world.core.install(world.now, world.person(), &name("s2"), None),
+        Err(Refusal::Frozen(_))
+    ));
+    let mut world = world.restart();
+    assert_eq!(world.wait_code(&second), wait::FROZEN, "also after a restart");
+    let picture = world.core.picture(world.now).unwrap();
+    assert!(picture.cluster.frozen.unwrap().contains("old copy"));
+}
+
+#[test]
+fn a_strangers_high_numbers_freeze_for_a_while_only() {
+    let mut world = World::new("rumour").with_artifacts();
+    world.open_window();
+    world.hello(&Sim::new(1, 1));
+    let mut liar = Sim::new(9, 1);
+    liar.seen = Seen { manifest: Number { delegation: 9, generation: 9, n: 9 }, ..Seen::default() };
+    assert_eq!(world.wait_code(&liar), wait::OTHER_KEY);
+    assert_eq!(world.wait_code(&Sim::new(2, 2)), wait::FROZEN);
+    world.pass(700_000);
+    assert!(matches!(world.hello(&Sim::new(2, 2)), Answer::Install(_)));
+}
+
+#[test]
+fn a_store_deleted_while_machines_are_installed_lets_them_boot_on() {
+    let mut world = World::new("deleted");
+    let mut machine = Sim::new(1, 1);
+    let order = Number { delegation: 1, generation: 0, n: 500 };
+    machine.install(&world.trust.clone(), order);
+    assert_eq!(world.hello(&machine), Answer::Boot, "not admitted, nothing known");
+    let mut stranger = Sim::new(3, 77);
+    stranger.install(&world.trust.clone(), order);
+    assert_eq!(world.hello(&stranger), Answer::Boot, "not even declared");
+}
+
+#[test]
+fn a_second_provisioner_stops_orders_until_it_is_gone() {
+    let mut world = World::new("second").with_artifacts();
+    world.open_window();
+    world.core.second_provisioner(world.now, std::net::IpAddr::from([10, 77, 0, 9]));
+    assert_eq!(world.wait_code(&Sim::new(1, 1)), wait::FROZEN);
+    world.pass(11_000);
+    assert!(matches!(world.hello(&Sim::new(1, 1)), Answer::Install(_)));
+}
+
+#[test]
+fn a_disk_with_data_needs_the_plan_id_that_was_shown() {
+    let mut world = World::new("plan").with_artifacts();
+    world.open_window();
+    let mut machine = Sim::new(1, 1);
+    let contents = machine.inventory.disks[0].contents.as_mut().unwrap();
+    contents.empty = false;
+    contents.found = vec!["ext4".into()];
+    assert_eq!(world.wait_code(&machine), wait::DISK_NOT_EMPTY);
+    let refused = world.core.install(world.now, world.person(), &name("s1"), None);
+    assert!(matches!(refused, Err(Refusal::Order(_))));
+    let plan = crate::cluster::disks::plan_of(&machine.inventory.disks[0]).unwrap();
+    world.core.install(world.now, world.person(), &name("s1"), Some(plan)).unwrap();
+    let order = world.order(&machine);
+    assert_eq!(order.wipe, muster_protocol::order::Wipe::Plan(plan));
+}
+
+#[test]
+fn an_operators_order_supersedes_a_held_one_with_a_higher_number() {
+    let mut world = World::new("supersede").with_artifacts();
+    world.open_window();
+    let mut machine = Sim::new(1, 1);
+    let old = world.order(&machine);
+    world.claim(&machine, &old);
+    machine.inventory.disks[0].id.serial = Some("NEW".into());
+    assert_eq!(world.wait_code(&machine), wait::NO_DISK);
+    world.core.install(world.now, world.person(), &name("s1"), None).unwrap();
+    let new = world.order(&machine);
+    assert!(new.number > old.number);
+    let ClaimAnswer::Refused { reason } = world.claim(&machine, &old) else { panic!() };
+    assert!(reason.contains("superseded"), "{reason}");
+}
+
+#[test]
+fn a_lost_key_is_replaced_before_install_and_not_by_accident_after_it() {
+    let mut world = World::new("lost-key").with_artifacts();
+    world.open_window();
+    let mut old = Sim::new(1, 1);
+    let order = world.order(&old);
+    world.pass(60_000);
+    let new = Sim::new(2, 1);
+    let print = new.key.public().fingerprint();
+    assert_eq!(world.wait_code(&new), wait::OTHER_KEY);
+    world.core.approve(world.now, world.person(), &name("s1"), print, false).unwrap();
+    assert!(world.order(&new).number > order.number);
+    assert!(matches!(world.claim(&old, &order), ClaimAnswer::Refused { .. }));
+    old.key = new.key.clone();
+    old.install(&world.trust.clone(), order.number);
+    world.hello(&old);
+    let third = Sim::new(3, 1);
+    world.pass(60_000);
+    world.hello(&third);
+    let print = third.key.public().fingerprint();
+    let refused = world.core.approve(world.now, world.person(), &name("s1"), print, false);
+    assert!(matches!(refused, Err(Refusal::Installed { .. })));
+    world.core.approve(world.now, world.person(), &name("s1"), print, true).unwrap();
+}
+
+#[test]
+fn a_manifest_gets_a_new_number_only_when_its_content_changes() {
+    let mut world = World::new("manifest").with_artifacts();
+    world.open_window();
+    let mut machine = Sim::new(1, 1);
+    let order = world.order(&machine);
+    world.claim(&machine, &order);
+    machine.install(&world.trust.clone(), order.number);
+    let first = world.sync(&machine, &machine.request("s1", 1)).manifest.unwrap();
+    let accepted = first.verify(By::Online(&world.trust), &Listener::default()).unwrap();
+    machine.seen.manifest = accepted.accepted().unwrap().number;
+    assert!(world.sync(&machine, &machine.request("s1", 2)).manifest.is_none(), "it has it");
+    let mut world = world.restart().with_artifacts();
+    assert!(world.sync(&machine, &machine.request("s1", 3)).manifest.is_none(), "the same content again");
+    world.pass(8 * 86_400_000);
+    assert!(
+        world.sync(&machine, &machine.request("s1", 4)).manifest.is_none(),
+        "an accepted one stays in force"
+    );
+    machine.seen.manifest = Number::default();
+    let renewed = world.sync(&machine, &machine.request("s1", 5)).manifest.unwrap();
+    let listener = Listener { now: Some(world.now.unix()), ..Listener::default() };
+    assert!(renewed.verify(By::Online(&world.trust), &listener).is_ok(), "whoever has none gets a fresh one");
+}
+
+#[test]
+fn no_time_is_signed_without_a_sane_clock() {
+    let mut world = World::new("clock").with_artifacts();
+    world.open_window();
+    let machine = Sim::new(1, 1);
+    world.hello(&machine);
+    let mut request = machine.request("s1", 1);
+    request.clock_nonce = Some([5; 16]);
+    let clock = world.sync(&machine, &request).clock.unwrap();
+    assert_eq!(clock.verify(By::Online(&world.trust), &Listener::default()).unwrap().get().nonce, [5; 16]);
+    world.now.clock = false;
+    assert!(world.sync(&machine, &request).clock.is_none());
+}
+
+fn blank_report() -> ServerReport {
+    ServerReport {
+        data: DataFacts::default(),
+        record: GateRecord::Fresh,
+        unit: "inactive".into(),
+        own: None,
+        outside: Vec::new(),
+        newest_snapshot: None,
+        clock_offset_ms: Some(0),
+        k3s_version: None,
+        nodes: Vec::new(),
+    }
+}
+
+#[test]
+fn only_the_first_server_gets_the_init_grant_and_only_after_all_have_answered() {
+    let mut world = World::new("init").with_artifacts();
+    world.open_window();
+    let servers: Vec<Sim> = (1..=3).map(|n| Sim::new(n, n)).collect();
+    for server in &servers {
+        world.hello(server);
+    }
+    let request = |server: &Sim, n: usize, sequence| {
+        let mut request = server.request(&format!("s{n}"), sequence);
+        request.server = Some(blank_report());
+        request.wants_grant = true;
+        request
+    };
+    assert!(world.sync(&servers[0], &request(&servers[0], 1, 1)).grant.is_none());
+    assert!(world.sync(&servers[1], &request(&servers[1], 2, 1)).grant.is_none());
+    assert!(world.sync(&servers[2], &request(&servers[2], 3, 1)).grant.is_none());
+    let grant = world.sync(&servers[0], &request(&servers[0], 1, 2)).grant.unwrap();
+    let grant = grant.verify(By::Online(&world.trust), &Listener::default()).unwrap().into_inner();
+    assert!(matches!(grant.start, Start::Init { .. }));
+    assert!(world.sync(&servers[1], &request(&servers[1], 2, 2)).grant.is_none());
+    // The record was saved before the grant: after a kill the same grant is given, not another one.
+    let mut world = world.restart();
+    let again = world.sync(&servers[0], &request(&servers[0], 1, 3)).grant.unwrap();
+    assert_eq!(again.verify(By::Online(&world.trust), &Listener::default()).unwrap().into_inner(), grant);
+}
+
+#[test]
+fn boxes_are_relayed_to_whom_they_are_for_and_no_secret_is_in_the_store() {
+    let mut world = World::new("boxes").with_artifacts();
+    world.open_window();
+    let (server, other, worker) = (Sim::new(1, 1), Sim::new(2, 2), Sim::new(4, 4));
+    for machine in [&server, &other, &worker] {
+        world.hello(machine);
+    }
+    let canary = b"K10canary::server:hunter2";
+    let seal = |to: &Sim, secret| {
+        let cluster = world.trust.cluster;
+        let mut rng = Counter(1);
+        let from = server.key.public().fingerprint();
+        let sealed = SealedBox::seal(cluster, secret, canary, from, &to.key.public(), &mut rng).unwrap();
+        Signed::by_key(cluster, &server.key, &sealed)
+    };
+    let mut request = server.request("s1", 1);
+    request.boxes = vec![
+        seal(&other, Secret::ServerToken),
+        seal(&worker, Secret::ServerToken),
+        seal(&worker, Secret::AgentToken),
+    ];
+    world.sync(&server, &request);
+    let to_other = world.sync(&other, &other.request("s2", 1)).boxes;
+    assert_eq!(to_other, [request.boxes[0].clone()]);
+    let to_worker = world.sync(&worker, &worker.request("w", 1)).boxes;
+    assert_eq!(to_worker, [request.boxes[2].clone()], "a worker gets no server token");
+    let mut forged = other.request("s2", 2);
+    forged.boxes = vec![request.boxes[2].clone()];
+    world.sync(&other, &forged);
+    let rows = crate::store::dump(&world.core.store().view().unwrap()).unwrap();
+    let file = std::fs::read(world.state.store()).unwrap();
+    for needle in [&canary[..], b"hunter2"] {
+        for haystack in [&rows, &file] {
+            assert!(!haystack.windows(needle.len()).any(|window| window == needle));
+        }
+    }
+    let seed: String = server.key.seed().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(!String::from_utf8_lossy(&rows).contains(&seed));
+}
+
+/// Not random, but enough to seal for a test.
+struct Counter(u64);
+
+impl rand_core::TryRng for Counter {
+    type Error = std::convert::Infallible;
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        self.0 += 1;
+        Ok(u32::try_from(self.0 & 0xffff_ffff).unwrap_or(7).wrapping_mul(2_654_435_761))
+    }
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        Ok(u64::from(self.try_next_u32()?) << 32 | u64::from(self.try_next_u32()?))
+    }
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
+        for byte in bytes {
+            *byte = self.try_next_u32()?.to_le_bytes()[3];
+        }
+        Ok(())
+    }
+}
+
+impl rand_core::TryCryptoRng for Counter {}
+
+#[test]
+fn the_picture_shows_states_stages_and_silence() {
+    let mut world = World::new("picture").with_artifacts();
+    world.open_window();
+    let machine = Sim::new(1, 1);
+    world.order(&machine);
+    let mut status = machine.status("s1", 1, State::Installing);
+    status.image = None;
+    status.stages = vec![Stage { step: "claim".into(), started_ms: 9_500, ms: 20, bytes: None }];
+    let report = Report { status, installed: None, log: Vec::new() };
+    world.core.report(world.now, &machine.asker(), &report).unwrap();
+    let picture = world.core.picture(world.now).unwrap();
+    let part = picture.machines.iter().find(|part| part.name == "s1").unwrap();
+    assert_eq!(part.state, "installing");
+    assert!(part.stages.iter().any(|stage| stage.step == "claim" && stage.ms == 20), "{:?}", part.stages);
+    assert_eq!(picture.machines[1].state, "unseen");
+    let later = world.pass(40_000);
+    let picture = world.core.picture(later).unwrap();
+    assert_eq!(picture.machines[0].state, "silent");
+    let json = serde_json::to_string(&picture).unwrap();
+    assert!(json.contains("\"apiVersion\":\"muster/v1\""), "{json}");
+    assert_eq!(serde_json::from_str::<super::picture::Picture>(&json).unwrap(), picture);
+}

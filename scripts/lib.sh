@@ -1,0 +1,67 @@
+# What every script here shares: strictness, the cache folder, words on stderr. Sourced, never run.
+# shellcheck shell=bash
+
+set -euo pipefail
+
+# shellcheck disable=SC2034 # for those who source this
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${MUSTER_CACHE:-$HOME/.cache/muster}
+export LC_ALL=C.UTF-8 TZ=UTC
+umask 022
+
+# One instant for every time stamp in every image: images are named by their content, never by their date.
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-1767225600} # 2026-01-01T00:00:00Z
+
+say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2; }
+
+die() {
+    say "$1"
+    if [ $# -gt 1 ]; then printf 'hint: %s\n' "$2" >&2; fi
+    exit 1
+}
+
+# The two architectures and their names: ours (as `uname -m`), Debian's, EFI's.
+debian_arch() {
+    case $1 in
+    x86_64) echo amd64 ;;
+    aarch64) echo arm64 ;;
+    *) die "unknown architecture \`$1\`" "x86_64 or aarch64" ;;
+    esac
+}
+efi_arch() {
+    case $1 in
+    x86_64) echo x64 ;;
+    aarch64) echo aa64 ;;
+    *) die "unknown architecture \`$1\`" "x86_64 or aarch64" ;;
+    esac
+}
+
+# Hash of what is on stdin, short enough for a folder name.
+short_hash() { sha256sum | cut -c1-16; }
+
+# One build of a thing at a time; others wait and then find it done. Held until the script ends.
+lock() { # NAME
+    mkdir -p "$cache/locks"
+    exec 9>"$cache/locks/$1"
+    flock 9
+}
+
+# A finished build, named on stdout and marked as the one last asked for: readers take the newest.
+finished() { # FOLDER
+    touch "$1"
+    echo "$1"
+}
+
+# Older builds of the same thing are of no use; three stay for going back and forth between branches.
+forget_old() { # PREFIX of folders or files
+    local old
+    # shellcheck disable=SC2012 # our own names
+    ls -dt "$1"* 2>/dev/null | tail -n +4 | while read -r old; do rm -rf "$old"; done
+}
+
+# Finish a folder under its final name in one step, so that a broken build is never taken for a whole one.
+publish() { # FROM TO
+    rm -rf "$2"
+    mkdir -p "$(dirname "$2")"
+    mv "$1" "$2"
+}

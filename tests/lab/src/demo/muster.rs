@@ -1,0 +1,97 @@
+//! The real provisioner's binary, run at its place on the LAN with state of its own.
+
+use crate::child::Child;
+use crate::demo::status::Answer;
+use crate::lan::{Lan, Place};
+use anyhow::{Context, Result, bail};
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(crate) struct Muster<'a> {
+    pub(crate) lan: &'a Lan,
+    pub(crate) binary: PathBuf,
+    /// State, configuration and logs below it.
+    pub(crate) folder: PathBuf,
+}
+
+impl Muster<'_> {
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.join("cluster.toml")
+    }
+
+    /// Runs it to its end; its output goes to `muster.log`.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: &[S], limit: Duration) -> Result<()> {
+        let what = words(args);
+        let (code, output) = self.ask(args, limit)?;
+        if code == Some(0) {
+            return Ok(());
+        }
+        let log = tail(&self.log(), 8);
+        bail!(
+            "`muster {what}` left with {}: {}{log}",
+            code.map_or("a signal".into(), |c| format!("code {c}")),
+            output.trim()
+        )
+    }
+
+    /// Exit code and stdout.
+    fn ask<S: AsRef<OsStr>>(&self, args: &[S], limit: Duration) -> Result<(Option<i32>, String)> {
+        let mut command = self.command();
+        command.args(args);
+        let (child, mut output) = Child::start_piped("muster", command, &self.log())?;
+        let reader = std::thread::Builder::new().name("muster-output".into()).spawn(move || {
+            let mut text = Vec::new();
+            let _ = output.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        })?;
+        let Some(status) = child.wait(limit)? else {
+            child.kill();
+            bail!("`muster {}` gave no answer in {limit:?}", words(args));
+        };
+        Ok((status.code(), reader.join().unwrap_or_default()))
+    }
+
+    /// Every machine's state. The exit code is not looked at: it also says whether all are well.
+    pub(crate) fn status(&self) -> Result<Answer> {
+        let (_, text) = self.ask(&["status", "-o", "json"], Duration::from_secs(20))?;
+        serde_json::from_str(&text).with_context(|| {
+            format!("`muster status -o json` said `{}`", text.chars().take(200).collect::<String>())
+        })
+    }
+
+    pub(crate) fn serve(&self) -> Result<Child> {
+        let mut command = self.command();
+        command.arg("serve");
+        Child::start("muster serve", command, &self.folder.join("serve.log"))
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.join("muster.log")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.lan.exec_in(Place::Provisioner, &self.binary);
+        command
+            .env("MUSTER_STATE", self.folder.join("provisioner"))
+            .env("MUSTER_CONFIG", self.config())
+            .env("XDG_STATE_HOME", self.folder.join("operator"))
+            .env("NO_COLOR", "1");
+        command
+    }
+}
+
+/// The last lines of a log, indented, for an error message.
+pub(crate) fn tail(file: &Path, lines: usize) -> String {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    let last = &all[all.len().saturating_sub(lines)..];
+    last.iter().map(|line| format!("\n  {line}")).collect()
+}
+
+fn words<S: AsRef<OsStr>>(args: &[S]) -> String {
+    args.iter().map(|arg| arg.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
