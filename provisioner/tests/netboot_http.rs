@@ -1,4 +1,5 @@
 //! HTTP as firmware and agents use it, and as others should not.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! TFTP against clients of others and of our own, on good networks and bad ones.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 #[path = "support/tftp.rs"]
