@@ -49,6 +49,7 @@ CONF
 
 update() {
     local arch stamp
+    lock debian13-lists
     for arch in x86_64 aarch64; do
         configure "$arch"
         stamp=$root/$(debian_arch "$arch")/updated
@@ -66,7 +67,7 @@ versions() { # ARCH PACKAGE...
     local package version
     for package in "$@"; do
         version=$(apt-cache policy "$package" | sed -n 's/^ *Candidate: //p')
-        [ -n "$version" ] && [ "$version" != "(none)" ] || die "Debian 13 has no package \`$package\`"
+        case $version in '' | '(none)') die "Debian 13 has no package \`$package\`" ;; esac
         printf '%s %s\n' "$package" "$version"
     done | sort
 }
@@ -79,10 +80,11 @@ closure() { # ARCH PACKAGE...
 
 unpack() { # ARCH FOLDER PACKAGE...
     configure "$1"
-    local target=$2 downloads package
+    local arch=$1 target=$2 downloads package
     shift 2
     downloads=$(dirname "$APT_CONFIG")/packages
     mkdir -p "$downloads" "$target"
+    lock "debian13-$(debian_arch "$arch")"
     for package in "$@"; do
         # apt verifies the signature chain and the digest, and skips what is already there and whole.
         (cd "$downloads" && apt-get -qq download "$package" >&2)

@@ -3,6 +3,7 @@
 
 set -euo pipefail
 
+# shellcheck disable=SC2034 # for those who source this
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${MUSTER_CACHE:-$HOME/.cache/muster}
 export LC_ALL=C.UTF-8 TZ=UTC
@@ -37,6 +38,26 @@ efi_arch() {
 
 # Hash of what is on stdin, short enough for a folder name.
 short_hash() { sha256sum | cut -c1-16; }
+
+# One build of a thing at a time; others wait and then find it done. Held until the script ends.
+lock() { # NAME
+    mkdir -p "$cache/locks"
+    exec 9>"$cache/locks/$1"
+    flock 9
+}
+
+# A finished build, named on stdout and marked as the one last asked for: readers take the newest.
+finished() { # FOLDER
+    touch "$1"
+    echo "$1"
+}
+
+# Older builds of the same thing are of no use; three stay for going back and forth between branches.
+forget_old() { # PREFIX of folders or files
+    local old
+    # shellcheck disable=SC2012 # our own names
+    ls -dt "$1"* 2>/dev/null | tail -n +4 | while read -r old; do rm -rf "$old"; done
+}
 
 # Finish a folder under its final name in one step, so that a broken build is never taken for a whole one.
 publish() { # FROM TO

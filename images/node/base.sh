@@ -12,10 +12,17 @@ here=$repo/images/node
 debian13=$repo/scripts/debian13.sh
 mapfile -t packages < <(sed 's/#.*//; s/[[:space:]]*$//; /^$/d' "$here/packages")
 
+# No manuals and translations; the licences in /usr/share/doc/*/copyright stay.
+options=(--variant=essential --mode=root --format=tar
+    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*'
+    --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*'
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright')
+
 "$debian13" update
-key=$({ cat "$here/base.sh" "$here/packages" && "$debian13" closure "$arch" "${packages[@]}"; } | short_hash)
+key=$({ echo "${options[@]}" && "$debian13" closure "$arch" "${packages[@]}"; } | short_hash)
 tar=$cache/node-base/$arch-$key.tar
-if [ -e "$tar" ]; then echo "$tar"; exit 0; fi
+lock "node-base-$arch"
+if [ -e "$tar" ]; then finished "$tar"; exit 0; fi
 
 if [ "$(uname -m)" != "$arch" ]; then
     # The kernel runs foreign programs through binfmt_misc; containers often come without it mounted.
@@ -26,18 +33,14 @@ fi
 
 mirror=${MUSTER_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 security=${MUSTER_DEBIAN_SECURITY:-http://deb.debian.org/debian-security}
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 mkdir -p "$cache/node-base"
 say "mmdebstrap for $arch (half a minute natively, seven minutes under qemu-user)"
 started=$SECONDS
-# No manuals and translations; the licences in /usr/share/doc/*/copyright stay.
-mmdebstrap --quiet --variant=essential --architectures="$debian" --mode=root --format=tar \
-    --include="$(IFS=,; echo "${packages[*]}")" --keyring="$keyring" \
-    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-    --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
-    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+mmdebstrap --quiet "${options[@]}" --architectures="$debian" \
+    --include="$(IFS=,; echo "${packages[*]}")" --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
     trixie "$tar.partial" \
     "deb $mirror trixie main" "deb $mirror trixie-updates main" "deb $security trixie-security main" >&2
 mv "$tar.partial" "$tar"
 say "$arch base: $(($(stat -c %s "$tar") / 1048576)) MiB in $((SECONDS - started)) s"
-echo "$tar"
+finished "$tar"
+forget_old "$cache/node-base/$arch-"

@@ -26,7 +26,8 @@ key=$({
     "$debian13" versions "$arch" "$kernel" "${firmware[@]}"
 } | short_hash)
 out=$cache/node/$arch-$key
-if [ -e "$out/manifest.json" ]; then echo "$out"; exit 0; fi
+lock "node-$arch"
+if [ -e "$out/manifest.json" ]; then finished "$out"; exit 0; fi
 
 say "building $out"
 mkdir -p "$cache/node"
@@ -39,11 +40,11 @@ tar -C "$root" --numeric-owner -xpf "$base"
 "$debian13" unpack "$arch" "$debs" "$kernel" "${firmware[@]}"
 
 # --- modules of the boot image's kernel, without those no node needs; zstd, because xz takes five times as long
-# to unpack at each boot ---
+# to unpack at each boot (and from files, not pipes: kmod wants the size in the frame's header) ---
 modules=$debs/usr/lib/modules/$release
 while read -r folder; do rm -rf "$modules/kernel/$folder"; done < <(column "$here/modules.pruned")
 find "$modules" -name '*.ko.xz' -print0 |
-    xargs -0 -n 64 -P "$(nproc)" sh -c 'for f; do xz -dc "$f" | zstd -q -12 -o "${f%.xz}.zst" && rm "$f"; done' sh
+    xargs -0 -n 64 -P "$(nproc)" sh -ec 'xz -d "$@"; for f; do zstd -q -12 --rm "${f%.xz}"; done' sh
 mkdir -p "$root/usr/lib/modules" "$root/usr/lib/firmware"
 cp -a "$modules" "$root/usr/lib/modules/"
 depmod -b "$root" "$release"
@@ -55,10 +56,13 @@ find "$root/usr/lib/modules/$release" -name '*.ko.zst' -exec modinfo -F firmware
 done
 
 # --- our files, links and masks ---
-# What Debian's scripts left behind and a read-only root with its own data elsewhere must not have.
+# What Debian's scripts left behind and a read-only root with its own data elsewhere must not have; sshd and
+# logind start when somebody calls (kubelet does, for graceful shutdown).
 rm -rf "$root"/etc/ssh/ssh_host_* "$root"/etc/{hosts,resolv.conf,hostname,machine-id,mtab} "$root"/etc/init.d \
     "$root"/etc/rc?.d "$root"/etc/cron.* "$root"/etc/systemd/system/*.wants/{getty@tty1,e2scrub_reap}.service \
     "$root"/etc/systemd/system/timers.target.wants/{dpkg-db-backup,e2scrub_all}.timer \
+    "$root"/etc/systemd/system/multi-user.target.wants/ssh.service \
+    "$root"/usr/lib/systemd/system/multi-user.target.wants/systemd-logind.service \
     "$root"/usr/lib/udev/hwdb.d "$root"/etc/{passwd,group,shadow,gshadow,subuid,subgid}-
 cp -a --no-preserve=ownership "$here/root/." "$root/"
 chown -hR 0:0 "$root"/etc/{ssh,systemd,sysctl.d,tmpfiles.d,modprobe.d,chrony,rancher} "$root"/usr/local/bin "$root"/opt
@@ -105,4 +109,5 @@ python3 "$repo/scripts/manifest.py" "$parts" arch="$arch" kernel_release="$relea
 mv "$work/manifest.json" "$parts/manifest.json"
 publish "$parts" "$out"
 say "$arch: $(($(stat -c %s "$out/root.ext4") / 1048576)) MiB, $inodes inodes, modules of $release"
-echo "$out"
+finished "$out"
+forget_old "$cache/node/$arch-"

@@ -44,6 +44,9 @@ fn retry(luck: u16) -> Duration {
     Duration::from_millis(4000 + u64::from(luck) % 2001)
 }
 
+/// What has not changed for this long is shown.
+const LASTED: Duration = Duration::from_secs(2);
+
 /// How often a machine that hears nobody says so in its log.
 const REMIND: Duration = Duration::from_secs(30);
 
@@ -53,8 +56,9 @@ pub(super) async fn ask(machine: &mut Machine, net: &mut Net) -> anyhow::Result<
         (Next::Boot { .. }, Some(ours)) => Some(Instant::now() + patience(ours.marker.reinstall_pending)),
         (Next::Boot { .. } | Next::Install(_) | Next::Wait { .. }, _) => None,
     };
+    let mut failed = None;
     loop {
-        let found = match within(deadline, find(machine, net)).await {
+        let found = match within(deadline, find(machine, net, failed.as_deref())).await {
             Some(Some(found)) => found?,
             Some(None) => return Ok(Decision::StartOver),
             None => return silence(alone),
@@ -64,6 +68,8 @@ pub(super) async fn ask(machine: &mut Machine, net: &mut Net) -> anyhow::Result<
             Some(Err(error)) => {
                 tracing::warn!(provisioner = %found.api, "{error:#}");
                 machine.provisioner = None;
+                failed =
+                    Some(format!("the provisioner at {} cannot be talked to: {error:#}", found.api.ip()));
                 sleep(Duration::from_secs(1)).await;
             }
             None => return silence(alone),
@@ -91,36 +97,44 @@ async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> 
     }
 }
 
-/// The next beacon that is believed; `None` when the disks changed meanwhile.
-async fn find(machine: &mut Machine, net: &mut Net) -> Option<anyhow::Result<Found>> {
+/// The next beacon that is believed; `None` when the disks changed meanwhile. `failed` is how the last try ended: the
+/// better reason to show.
+async fn find(machine: &mut Machine, net: &mut Net, failed: Option<&str>) -> Option<anyhow::Result<Found>> {
     let trust = match machine.trust() {
         Ok(trust) => trust.clone(),
         Err(error) => return Some(Err(error)),
     };
     let delegation = machine.numbers.delegation;
     let mut reminded: Option<Instant> = None;
+    // A beacon is heard on a port that has no address yet: kept until there is a way back.
+    let mut heard: Option<Found> = None;
     loop {
         let ports = net.ports.borrow_and_update().clone();
         let (reason, addressed) = unheard(&ports);
-        machine.show(State::Netbooted, Some(&reason));
+        let reason = failed.filter(|_| addressed).unwrap_or(&reason);
+        machine.now(State::Netbooted, Some(reason));
+        if let Some(found) = heard.filter(|_| addressed) {
+            tracing::info!(provisioner = %found.api, "provisioner found");
+            return Some(Ok(found));
+        }
         if addressed && reminded.is_none_or(|at| at.elapsed() >= REMIND) {
             tracing::info!("no provisioner found yet; listening on 7480/udp");
             reminded = Some(Instant::now());
         }
         tokio::select! {
             found = net.beacons.next(&trust, delegation) => {
-                let found = found.context("listening for the provisioner");
-                if let Ok(found) = &found {
-                    tracing::info!(provisioner = %found.api, "provisioner found");
+                match found.context("listening for the provisioner") {
+                    Ok(found) => heard = Some(found),
+                    Err(error) => return Some(Err(error)),
                 }
-                return Some(found);
             }
             changed = net.ports.changed() => {
                 if changed.is_err() {
                     return Some(Err(anyhow::anyhow!("the network's task has ended")));
                 }
             }
-            () = sleep(Duration::from_secs(2)) => {
+            () = sleep(LASTED) => {
+                machine.print();
                 if disks_changed(machine) {
                     return None;
                 }
@@ -147,6 +161,7 @@ async fn converse(machine: &mut Machine, net: &mut Net, found: Found) -> anyhow:
     let mut provisioner = Provisioner::new(found.api, machine.trust()?, &machine.key()?.secret)?;
     machine.provisioner = Some(found.api);
     machine.http_port = found.http.port();
+    let mut told: Option<String> = None;
     loop {
         let ports = net.ports.borrow().clone();
         let mac = port_to(&ports, Some(found.api.ip())).context("no Ethernet port")?.mac;
@@ -170,7 +185,11 @@ async fn converse(machine: &mut Machine, net: &mut Net, found: Found) -> anyhow:
                 return Ok(Decision::Install { order, provisioner, found });
             }
             Next::Wait { code, reason } => {
-                tracing::info!(code, reason, "waiting");
+                // Asked every few seconds: a reason is told when it is new.
+                if told.as_ref() != Some(&reason) {
+                    tracing::info!(code, reason, "waiting");
+                    told = Some(reason.clone());
+                }
                 machine.show(State::Waiting, Some(&reason));
                 tell(machine, &mut provisioner, mac).await;
             }

@@ -4,6 +4,7 @@
 
 use super::disks::{HELD, SLOTS};
 use super::machine::Machine;
+use super::phases::timed;
 use super::{handover, skeleton};
 use anyhow::Context;
 use muster_protocol::ids::Digest;
@@ -28,7 +29,7 @@ pub(super) enum NoBoot {
 pub(super) fn boot(machine: &mut Machine, slots: &[usize]) -> NoBoot {
     let mut reasons = Vec::new();
     for slot in slots {
-        match mount_slot(machine, *slot) {
+        match timed("root", || mount_slot(machine, *slot)) {
             Ok(()) => {
                 return match enter(machine, *slot) {
                     Ok(never) => match never {},
@@ -77,11 +78,12 @@ fn mount_slot(machine: &mut Machine, slot: usize) -> anyhow::Result<()> {
 fn enter(machine: &mut Machine, slot: usize) -> anyhow::Result<Infallible> {
     let new = Path::new(NEW_ROOT);
     let held = Path::new(HELD).join("var");
-    match skeleton::fill(&new.join("usr/share/factory/var"), &held) {
+    let filled = timed("skeleton", || Ok(skeleton::fill(&new.join("usr/share/factory/var"), &held)?));
+    match filled {
         Ok(copied) if copied > 0 => tracing::info!(files = copied, "/var filled from the image"),
         Ok(_) => {}
         // An image without a skeleton relies on tmpfiles alone.
-        Err(error) => tracing::warn!(%error, "/var is not filled from the image"),
+        Err(error) => tracing::warn!("/var is not filled from the image: {error:#}"),
     }
     let home = held.join("lib/muster");
     fs::create_dir_all(home.join("etc-rancher"))?;
@@ -90,10 +92,10 @@ fn enter(machine: &mut Machine, slot: usize) -> anyhow::Result<Infallible> {
     nix::unistd::sethostname(&node).context("setting the host name")?;
 
     machine.timeline.follow("boot", super::timeline::uptime_ms());
-    handover::write(machine, slot)?;
+    timed("handover", || handover::write(machine, slot))?;
     // Its task would go on with addresses that are networkd's from now on.
     machine.net = None;
-    machine.runtime = None;
+    machine.background = None;
 
     move_mount(&held, &new.join("var"))?;
     let home = new.join("var/lib/muster");
@@ -132,7 +134,10 @@ fn bind(from: &Path, to: &Path) -> anyhow::Result<()> {
 /// The initramfs is emptied first: it is memory that nobody could free later.
 fn switch(new: &Path) -> anyhow::Result<Infallible> {
     let root = fs::metadata("/").context("looking at the initramfs")?.dev();
-    empty(Path::new("/"), root);
+    timed("empty", || {
+        empty(Path::new("/"), root);
+        Ok(())
+    })?;
     std::env::set_current_dir(new).context("entering the new root")?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
         .context("moving the new root to /")?;

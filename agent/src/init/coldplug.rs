@@ -64,6 +64,27 @@ impl Coldplug {
     }
 }
 
+/// The name under which the kernel calls a program to load a module that it needs itself (a cipher, a file system).
+pub const MODPROBE: &str = "/sbin/modprobe";
+
+/// Called by the kernel as `modprobe -q -- NAME` (kernel/module/kmod.c): the same tables, for one name.
+pub fn modprobe(name: &str) {
+    let release = nix::sys::utsname::uname().map(|uname| uname.release().to_string_lossy().into_owned());
+    let mut coldplug = Coldplug::new(&release.unwrap_or_default());
+    for module in coldplug.index.named(name) {
+        coldplug.load(&module);
+    }
+}
+
+/// Makes this program the kernel's modprobe for as long as the initramfs lives.
+pub(super) fn answer_the_kernel() -> std::io::Result<()> {
+    fs::create_dir_all("/sbin")?;
+    match std::os::unix::fs::symlink("/init", MODPROBE) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
 fn modaliases(folder: &Path, depth: usize, found: &mut dyn FnMut(String)) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {

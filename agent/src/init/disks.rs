@@ -1,6 +1,7 @@
 //! Which disk is ours: the markers of all fixed disks, the one that counts, and its data partition.
 
 use super::coldplug::Coldplug;
+use super::phases::timed;
 use crate::detect::disks::{self, partition};
 use crate::install::blockdev::BlockDevice;
 use crate::install::marker::read_marker;
@@ -42,7 +43,7 @@ impl Ours {
     /// Mounts the data partition; what goes wrong is kept as the reason why this disk cannot be booted.
     pub(super) fn mount_data(&mut self, coldplug: &mut Coldplug) {
         coldplug.load("ext4");
-        match mount_data(&self.device(DATA)) {
+        match timed("data", || mount_data(&self.device(DATA))) {
             Ok(()) => self.mounted = true,
             Err(error) => self.unbootable = Some(format!("{error:#}")),
         }
@@ -117,7 +118,7 @@ pub(super) fn choose(found: Vec<(String, Marker)>, cluster: ClusterId) -> Option
 /// Whether to stop looking for disks: at an installed one at once, at others when no more have come for a while.
 /// Controllers probe on their own time, a disk array takes seconds.
 pub(super) fn is_settled(installed: bool, any: bool, quiet_ms: u64, waited_ms: u64) -> bool {
-    const QUIET_MS: u64 = 1000;
+    const QUIET_MS: u64 = 600;
     const NONE_MS: u64 = 5000;
     installed || (any && quiet_ms >= QUIET_MS) || waited_ms >= NONE_MS
 }
@@ -172,8 +173,8 @@ mod tests {
     #[test]
     fn looking_ends_at_an_installed_disk_at_once() {
         assert!(is_settled(true, true, 0, 0));
-        assert!(!is_settled(false, true, 500, 500));
-        assert!(is_settled(false, true, 1000, 1200));
+        assert!(!is_settled(false, true, 500, 1200));
+        assert!(is_settled(false, true, 600, 1200));
         assert!(!is_settled(false, false, 4000, 4000));
         assert!(is_settled(false, false, 5000, 5000));
     }

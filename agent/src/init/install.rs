@@ -5,9 +5,9 @@ use super::machine::Machine;
 use super::network::port_to;
 use super::timeline::uptime_ms;
 use crate::detect::disks;
+use crate::install::failed::Failed;
 use crate::install::machine::{Caller, Machine as Target};
 use crate::install::plan::Sizes;
-use crate::install::failed::Failed;
 use crate::install::run::{Event, Job, run};
 use crate::net::find::Found;
 use crate::talk::Provisioner;
@@ -46,7 +46,7 @@ pub(super) fn install(
     machine.show(State::Installing, None);
     let (trust, key) = (machine.trust()?.clone(), machine.key()?.secret.clone());
     let (arch, now) = (machine.inventory()?.arch, Some(super::clock::now(&trust)));
-    let runtime = machine.runtime.take().context("the network was not started")?;
+    let background = machine.background.take().context("the network was not started")?;
     let (say, said) = mpsc::unbounded_channel();
 
     let done = std::thread::scope(|scope| {
@@ -60,10 +60,10 @@ pub(super) fn install(
                 let _gone = say.send(Said::Event(event));
             })
         });
-        runtime.block_on(listen(machine, &mut provisioner, found, said));
+        background.run(listen(machine, &mut provisioner, found, said));
         worker.join()
     });
-    machine.runtime = Some(runtime);
+    machine.background = Some(background);
     let done = match done {
         Ok(done) => done.map_err(anyhow::Error::new),
         // The panic hook has spoken its last words already; this is for builds that unwind.
@@ -169,8 +169,8 @@ fn last_report(
     found: Found,
     installed: Option<muster_protocol::ids::Number>,
 ) {
-    let Some(runtime) = machine.runtime.take() else { return };
-    runtime.block_on(async {
+    let Some(background) = machine.background.take() else { return };
+    background.run(async {
         let mac = port_to(&machine.ports(), Some(found.api.ip())).map(|port| port.mac);
         let Ok(mut report) = machine.report(None, mac) else { return };
         report.installed = installed.or(report.installed);
@@ -179,5 +179,5 @@ fn last_report(
             tracing::warn!(%error, at = uptime_ms(), "the last report did not arrive");
         }
     });
-    machine.runtime = Some(runtime);
+    machine.background = Some(background);
 }

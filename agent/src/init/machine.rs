@@ -1,5 +1,6 @@
 //! What one boot knows so far: the phases fill it in, in the order of their table.
 
+use super::background::Background;
 use super::coldplug::Coldplug;
 use super::decide::Me;
 use super::disks::Ours;
@@ -23,7 +24,7 @@ use muster_protocol::sync::Report;
 use muster_protocol::wire;
 use std::net::SocketAddr;
 use std::path::Path;
-use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 pub(super) struct Machine {
     pub log: &'static Log,
@@ -38,8 +39,10 @@ pub(super) struct Machine {
     pub numbers: Numbers,
     pub manifest: Option<Manifest>,
     pub key: Option<NodeKey>,
-    pub runtime: Option<Runtime>,
+    pub background: Option<Background>,
     pub net: Option<Net>,
+    /// As its task sees them now.
+    pub ports: Option<watch::Receiver<Vec<Port>>>,
     pub provisioner: Option<SocketAddr>,
     /// The provisioner's port for artifacts.
     pub http_port: u16,
@@ -65,8 +68,9 @@ impl Machine {
             numbers: Numbers::default(),
             manifest: None,
             key: None,
-            runtime: None,
+            background: None,
             net: None,
+            ports: None,
             provisioner: None,
             http_port: 80,
             failure: None,
@@ -99,7 +103,7 @@ impl Machine {
     }
 
     pub(super) fn ports(&self) -> Vec<Port> {
-        self.net.as_ref().map(|net| net.ports.borrow().clone()).unwrap_or_default()
+        self.ports.as_ref().map(|ports| ports.borrow().clone()).unwrap_or_default()
     }
 
     pub(super) fn me(&self) -> anyhow::Result<Me<'_>> {
@@ -155,10 +159,20 @@ impl Machine {
         Ok(Report { status, installed: installed.map(|marker| marker.order), log })
     }
 
-    /// Where this boot is now, for report and console. The block is printed when it says something new.
+    /// Where this boot is now, for report and console.
     pub(super) fn show(&mut self, state: State, reason: Option<&str>) {
+        self.now(state, reason);
+        self.print();
+    }
+
+    /// As [`Self::show`], for what may be other again in a moment: the caller prints when it has lasted.
+    pub(super) fn now(&mut self, state: State, reason: Option<&str>) {
         self.state = state;
         self.reason = reason.map(str::to_owned);
+    }
+
+    /// The block, when it says something new: a serial line takes a tenth of a second for each.
+    pub(super) fn print(&mut self) {
         let face = self.face();
         if self.shown.as_ref() != Some(&face) {
             self.log.show(&block(&face));

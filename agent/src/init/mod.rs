@@ -10,14 +10,18 @@ mod machine;
 /// Stages and their times.
 pub mod timeline;
 
+/// The thread that drives it.
+mod background;
 /// Never before the image's own time.
 pub mod clock;
 /// Drivers for what is there.
-mod coldplug;
+pub mod coldplug;
 /// Which disk is ours.
 mod disks;
 /// The node key.
 mod key;
+/// Who started this kernel.
+mod loader;
 /// Which module a device wants.
 mod modules;
 /// The kernel's file systems.
@@ -60,7 +64,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// The whole life of PID 1 in the boot image.
 pub fn run() -> ! {
     let began_ms = timeline::uptime_ms();
-    let log = Log::to_stderr().install();
+    let log = Log::of_pid_1().install();
     end::prepare(log);
     let kernel = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
     let mut machine = Machine::new(log, kernel.unwrap_or_default(), began_ms);
@@ -84,7 +88,7 @@ fn live(machine: &mut Machine) -> anyhow::Error {
 
 /// One question, one deed. Returns when asking again is right.
 fn ask_and_act(machine: &mut Machine) -> anyhow::Result<()> {
-    match phases::timed("ask", || in_runtime(machine))? {
+    match phases::timed("ask", || in_background(machine))? {
         Decision::StartOver => phases::run(machine, phases::PHASES.iter().filter(|phase| phase.again)),
         Decision::Install { order, provisioner, found } => {
             match install::install(machine, &order, provisioner, found) {
@@ -108,12 +112,12 @@ fn ask_and_act(machine: &mut Machine) -> anyhow::Result<()> {
     }
 }
 
-fn in_runtime(machine: &mut Machine) -> anyhow::Result<Decision> {
-    let runtime = machine.runtime.take().context("the network was not started")?;
+fn in_background(machine: &mut Machine) -> anyhow::Result<Decision> {
+    let background = machine.background.take().context("the network was not started")?;
     let mut net = machine.net.take().context("the network was not started")?;
-    let decision = runtime.block_on(ask::ask(machine, &mut net));
+    let decision = background.run(ask::ask(machine, &mut net));
     machine.net = Some(net);
-    machine.runtime = Some(runtime);
+    machine.background = Some(background);
     decision
 }
 

@@ -60,7 +60,7 @@ impl Index {
             let mut words = line.split_whitespace();
             let (Some("softdep"), Some(module)) = (words.next(), words.next()) else { continue };
             let before = words.skip_while(|word| *word != "pre:").skip(1).take_while(|word| *word != "post:");
-            index.softer.entry(plain(module)).or_default().extend(before.map(plain));
+            index.softer.entry(plain(module)).or_default().extend(before.map(str::to_owned));
         }
         index
     }
@@ -88,24 +88,37 @@ impl Index {
         found
     }
 
+    /// The modules behind a name as the kernel or a soft dependency says it: a module's own, or an alias such as
+    /// `crypto-crc32c`.
+    pub(super) fn named(&self, name: &str) -> Vec<String> {
+        let own = plain(name);
+        if self.modules.contains_key(&own) || self.builtin.contains(&own) {
+            return vec![own];
+        }
+        self.wanted(name).into_iter().map(str::to_owned).collect()
+    }
+
     /// The files to load for `module`, dependencies first; `None` when there is nothing to do for it here.
     pub(super) fn files(&self, module: &str) -> Option<Vec<PathBuf>> {
         let module = plain(module);
         if self.builtin.contains(&module) {
             return None;
         }
-        let known = self.modules.get(&module)?;
-        let mut names: Vec<&str> = Vec::new();
-        let before = self.softer.get(&module).into_iter().flatten();
-        for soft in before.filter(|soft| self.modules.contains_key(*soft)) {
-            names.extend(self.modules[soft].needs.iter().rev().map(String::as_str));
-            names.push(soft);
+        let mut names = Vec::new();
+        for name in self.with_needs(&module)? {
+            // ext4 asks for crc32c while it is mounted, not while it is loaded: nobody would be there to answer.
+            for soft in self.softer.get(name).into_iter().flatten().flat_map(|soft| self.named(soft)) {
+                names.extend(self.with_needs(&soft).into_iter().flatten().map(str::to_owned));
+            }
+            names.push(name.to_owned());
         }
-        names.extend(known.needs.iter().rev().map(String::as_str));
-        names.push(&module);
-        let files =
-            names.into_iter().filter_map(|name| Some(self.folder.join(&self.modules.get(name)?.file)));
+        let files = names.iter().filter_map(|name| Some(self.folder.join(&self.modules.get(name)?.file)));
         Some(files.collect())
+    }
+
+    fn with_needs<'a>(&'a self, module: &'a str) -> Option<Vec<&'a str>> {
+        let needs = self.modules.get(module)?.needs.iter().rev().map(String::as_str);
+        Some(needs.chain([module]).collect())
     }
 }
 
@@ -191,10 +204,11 @@ mod tests {
                        kernel/fs/ext4.ko.zst: kernel/fs/jbd2.ko.zst\nkernel/fs/jbd2.ko.zst:\nkernel/lib/crc32c-generic.ko:\n";
     const ALIAS: &str = "# comment\nalias virtio:d00000001v* virtio_net\n\
                          alias pci:v00008086d00001533sv*sd*bc*sc*i* igb\nalias fs-ext4 ext4\n\
-                         alias usb:v0B95p1790d*dc*dsc*dp*ic*isc*ip*in* ax88179-178a\n";
+                         alias usb:v0B95p1790d*dc*dsc*dp*ic*isc*ip*in* ax88179-178a\n\
+                         alias crypto-crc32c crc32c_generic\n";
 
     fn index() -> Index {
-        Index::parse(DEP, ALIAS, "kernel/block/loop.ko\n", "softdep ext4 pre: crc32c-generic post: nothing\n")
+        Index::parse(DEP, ALIAS, "kernel/block/loop.ko\n", "softdep jbd2 pre: crypto-crc32c post: nothing\n")
     }
 
     #[test]
@@ -213,7 +227,17 @@ mod tests {
             files.iter().map(|file| name_of(&file.to_string_lossy())).collect()
         };
         assert_eq!(names("virtio_net"), ["virtio", "failover", "net_failover", "virtio_net"]);
-        assert_eq!(names("ext4"), ["crc32c_generic", "jbd2", "ext4"]);
+    }
+
+    #[test]
+    fn a_soft_dependency_may_be_an_alias_of_a_dependency() {
+        let index = index();
+        let files = index.files("ext4").unwrap();
+        let names: Vec<String> = files.iter().map(|file| name_of(&file.to_string_lossy())).collect();
+        assert_eq!(names, ["crc32c_generic", "jbd2", "ext4"]);
+        assert_eq!(index.named("crypto-crc32c"), ["crc32c_generic"]);
+        assert_eq!(index.named("fs-ext4"), ["ext4"]);
+        assert_eq!(index.named("jbd2"), ["jbd2"]);
     }
 
     #[test]

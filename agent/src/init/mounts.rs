@@ -41,8 +41,10 @@ pub(super) fn mount_all() -> anyhow::Result<()> {
             Err(error) => return Err(error).with_context(|| format!("mounting {} on {}", one.kind, one.at)),
         }
     }
-    // The kernel lets a program write ten lines in five seconds by default; a boot has more to say.
-    fs::write("/proc/sys/kernel/printk_devkmsg", "on").context("allowing log lines")
+    // The kernel lets a program write ten lines in five seconds by default; a boot has more to say. The newline is
+    // needed, and a `printk.devkmsg=` on the command line wins over us: then lines are lost, nothing else.
+    let _limited = fs::write("/proc/sys/kernel/printk_devkmsg", "on\n");
+    Ok(())
 }
 
 /// Where UEFI has variables. The module may be missing and the firmware may have none: both are normal.

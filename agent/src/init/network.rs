@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Duration, MissedTickBehavior};
+use tokio::time::{Duration, Instant, MissedTickBehavior};
 
 /// How a port is set up, once it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,12 +53,33 @@ pub(super) fn port_to(ports: &[Port], to: Option<IpAddr>) -> Option<&Port> {
     ranked.find_map(|port| port).or_else(|| ports.iter().find(|port| port.carrier)).or_else(|| ports.first())
 }
 
+/// Where addresses come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Setup {
+    /// Not known yet: links only. They take seconds to come up, which is the time in which disks are looked at.
+    Links,
+    Dhcp,
+    /// An installed node's own, from its manifest.
+    Declared(manifest::Network),
+}
+
+impl Setup {
+    pub(super) fn of(manifest: Option<&manifest::Manifest>) -> Self {
+        match manifest.map(|manifest| &manifest.network).filter(|network| network.address.is_some()) {
+            Some(network) => Self::Declared(network.clone()),
+            None => Self::Dhcp,
+        }
+    }
+}
+
 /// What each port does. A declared address goes to one port: the first declared one with a link. Where none of the
 /// declared ports is there (the card was replaced), all ask DHCP, so that the machine can still be reached.
-fn plan(nics: &[Nic], declared: Option<&manifest::Network>) -> Vec<How> {
+fn plan(nics: &[Nic], setup: &Setup) -> Vec<How> {
     let ask = |nic: &Nic| if nic.carrier { How::Dhcp } else { How::Leave };
-    let Some(declared) = declared.filter(|network| network.address.is_some()) else {
-        return nics.iter().map(ask).collect();
+    let declared = match setup {
+        Setup::Links => return vec![How::Leave; nics.len()],
+        Setup::Dhcp => return nics.iter().map(ask).collect(),
+        Setup::Declared(network) => network,
     };
     let named = |nic: &Nic| declared.macs.contains(&nic.mac);
     if !nics.iter().any(named) {
@@ -72,6 +93,7 @@ fn plan(nics: &[Nic], declared: Option<&manifest::Network>) -> Vec<How> {
 /// The network of a boot; dropping it stops its task and leaves addresses as they are.
 pub(super) struct Net {
     pub ports: watch::Receiver<Vec<Port>>,
+    pub setup: watch::Sender<Setup>,
     pub beacons: Beacons,
     task: JoinHandle<()>,
 }
@@ -83,21 +105,26 @@ impl Drop for Net {
 }
 
 impl Net {
-    /// Needs a running tokio.
-    pub(super) fn start(declared: Option<manifest::Network>, luck: u32) -> anyhow::Result<Self> {
+    /// Brings links up and waits to be told more. Needs a running tokio.
+    pub(super) fn start(luck: u32) -> anyhow::Result<Self> {
         let beacons = Beacons::listen(Ipv4Addr::UNSPECIFIED).context("listening for the provisioner")?;
         let links = Links::open()?;
         let (tell, ports) = watch::channel(Vec::new());
-        let task = tokio::spawn(keep(links, declared, luck, tell));
-        Ok(Self { ports, beacons, task })
+        let (setup, wanted) = watch::channel(Setup::Links);
+        let task = tokio::spawn(keep(links, wanted, luck, tell));
+        Ok(Self { ports, setup, beacons, task })
     }
 }
 
 /// How often ports are looked at: a cable that is plugged in is noticed within this time.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// A client whose socket broke (the driver was reset) is started again after this long.
+const AGAIN: Duration = Duration::from_secs(5);
+
 struct Live {
     interface: u32,
+    since: Instant,
     how: How,
     client: Option<JoinHandle<()>>,
     port: Port,
@@ -111,7 +138,7 @@ impl Drop for Live {
     }
 }
 
-async fn keep(links: Links, declared: Option<manifest::Network>, luck: u32, tell: watch::Sender<Vec<Port>>) {
+async fn keep(links: Links, mut wanted: watch::Receiver<Setup>, luck: u32, tell: watch::Sender<Vec<Port>>) {
     let mut live: BTreeMap<Mac, Live> = BTreeMap::new();
     let (events, mut heard) = mpsc::channel(16);
     let mut look = tokio::time::interval(LOOK);
@@ -123,12 +150,14 @@ async fn keep(links: Links, declared: Option<manifest::Network>, luck: u32, tell
     }
     loop {
         tokio::select! {
+            Ok(()) = wanted.changed() => look.reset_immediately(),
             _ = look.tick() => {
                 let nics = nics::read(Path::new("/"));
-                let plan = plan(&nics, declared.as_ref());
+                let setup = wanted.borrow().clone();
+                let plan = plan(&nics, &setup);
                 live.retain(|mac, _| nics.iter().any(|nic| nic.mac == *mac));
                 for (nic, how) in nics.into_iter().zip(plan) {
-                    let declared = declared.as_ref().and_then(declared_address);
+                    let declared = declared_address(&setup);
                     if let Err(error) = follow(&links, &mut live, nic, how, declared, luck, &events).await {
                         tracing::warn!(error = format!("{error:#}"), "a port cannot be set up");
                     }
@@ -145,7 +174,11 @@ async fn keep(links: Links, declared: Option<manifest::Network>, luck: u32, tell
     }
 }
 
-fn declared_address(network: &manifest::Network) -> Option<Address> {
+fn declared_address(setup: &Setup) -> Option<Address> {
+    let network = match setup {
+        Setup::Declared(network) => network,
+        Setup::Links | Setup::Dhcp => return None,
+    };
     let (dns, ntp) = (network.dns.clone(), network.ntp.clone());
     network.address.map(|cidr| Address { cidr, gateway: network.gateway, dns, ntp })
 }
@@ -168,16 +201,18 @@ async fn follow(
             // Before it is up, a port does not know whether it has a link.
             links.up(interface).await?;
             let port = Port { name: nic.name.clone(), mac: nic.mac, carrier: false, address: None };
-            new.insert(Live { interface, how: How::Leave, client: None, port })
+            new.insert(Live { interface, since: Instant::now(), how: How::Leave, client: None, port })
         }
     };
     if nic.carrier != live.port.carrier {
         tracing::info!(port = nic.name, mac = %nic.mac, link = nic.carrier, "link");
         live.port.carrier = nic.carrier;
     }
-    if how == live.how {
+    let stopped = live.client.as_ref().is_some_and(|client| client.is_finished());
+    if how == live.how && !(stopped && live.since.elapsed() >= AGAIN) {
         return Ok(());
     }
+    live.since = Instant::now();
     live.how = how;
     if let Some(client) = live.client.take() {
         client.abort();
@@ -275,19 +310,24 @@ mod tests {
 
     #[test]
     fn every_port_with_a_link_asks_dhcp() {
-        assert_eq!(plan(&[nic(1, true), nic(2, false)], None), [How::Dhcp, How::Leave]);
+        assert_eq!(plan(&[nic(1, true), nic(2, false)], &Setup::Dhcp), [How::Dhcp, How::Leave]);
     }
 
     #[test]
     fn a_declared_address_goes_to_the_first_declared_port_with_a_link() {
         let nics = [nic(1, false), nic(2, true), nic(3, true)];
-        assert_eq!(plan(&nics, Some(&declared(&[1, 2]))), [How::Leave, How::Static, How::Leave]);
-        assert_eq!(plan(&nics, Some(&declared(&[1]))), [How::Leave, How::Leave, How::Leave]);
+        assert_eq!(plan(&nics, &Setup::Declared(declared(&[1, 2]))), [How::Leave, How::Static, How::Leave]);
+        assert_eq!(plan(&nics, &Setup::Declared(declared(&[1]))), [How::Leave, How::Leave, How::Leave]);
+    }
+
+    #[test]
+    fn no_address_is_asked_for_before_it_is_known_whether_one_is_declared() {
+        assert_eq!(plan(&[nic(1, true)], &Setup::Links), [How::Leave]);
     }
 
     #[test]
     fn a_replaced_card_asks_dhcp() {
-        assert_eq!(plan(&[nic(7, true)], Some(&declared(&[1]))), [How::Dhcp]);
+        assert_eq!(plan(&[nic(7, true)], &Setup::Declared(declared(&[1]))), [How::Dhcp]);
     }
 
     #[test]

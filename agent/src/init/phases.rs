@@ -1,10 +1,11 @@
 //! The boot as one table: what happens in which order, and what it means when it fails.
 
+use super::background::Background;
 use super::disks::{choose, is_settled, markers};
 use super::machine::Machine;
-use super::network::Net;
+use super::network::{Net, Setup};
 use super::timeline::uptime_ms;
-use super::{clock, end, key, mounts, survey};
+use super::{clock, coldplug, end, key, loader, mounts, survey};
 use crate::install::bootentry::Variables;
 use crate::install::efivars::Efivars;
 use anyhow::Context;
@@ -37,6 +38,8 @@ pub(super) const PHASES: &[Phase] = &[
     Phase { name: "mounts", run: |_| mounts::mount_all(), failure: Failure::Ends, again: false },
     Phase { name: "console", run: console, failure: Failure::IsTold, again: false },
     Phase { name: "modules", run: modules, failure: Failure::IsTold, again: false },
+    Phase { name: "links", run: links, failure: Failure::Ends, again: false },
+    Phase { name: "loader", run: |_| loader::tell(), failure: Failure::IsTold, again: false },
     Phase { name: "trust", run: trust, failure: Failure::Ends, again: false },
     Phase {
         name: "clock",
@@ -45,9 +48,9 @@ pub(super) const PHASES: &[Phase] = &[
         again: false,
     },
     Phase { name: "disks", run: disks, failure: Failure::IsTold, again: true },
-    Phase { name: "detect", run: detect, failure: Failure::IsTold, again: true },
     Phase { name: "key", run: node_key, failure: Failure::Ends, again: true },
     Phase { name: "network", run: network, failure: Failure::Ends, again: true },
+    Phase { name: "detect", run: detect, failure: Failure::IsTold, again: true },
 ];
 
 pub(super) fn run<'a>(
@@ -92,6 +95,7 @@ fn modules(machine: &mut Machine) -> anyhow::Result<()> {
             "no modules for this kernel; only what is built in will work"
         );
     }
+    coldplug::answer_the_kernel().context("becoming the kernel's modprobe")?;
     // A pass brings buses up, the next one finds what sits on them.
     let mut loaded = 0;
     loop {
@@ -167,11 +171,6 @@ fn disks(machine: &mut Machine) -> anyhow::Result<()> {
 
 fn detect(machine: &mut Machine) -> anyhow::Result<()> {
     survey::refresh(machine, Path::new("/"));
-    let bootable = machine.ours.as_ref().is_some_and(|ours| ours.mounted);
-    if !bootable {
-        let cluster = machine.trust()?.cluster;
-        survey::look(machine, Path::new("/"), cluster);
-    }
     let class = machine.class();
     let Inventory { arch, dmi, cpu, memory_bytes, disks, nics, pci, firmware, kvm: _ } =
         machine.inventory()?;
@@ -181,6 +180,10 @@ fn detect(machine: &mut Machine) -> anyhow::Result<()> {
         cpu = cpu.model, threads = cpu.threads, memory_mib = memory_bytes >> 20, disks = disks.len(),
         nics = nics.len(), pci = pci.len(), uefi = firmware.uefi, "machine"
     );
+    if machine.ours.as_ref().is_some_and(|ours| ours.mounted) {
+        return Ok(());
+    }
+    survey::look(machine, Path::new("/"));
     Ok(())
 }
 
@@ -212,18 +215,22 @@ fn node_key(machine: &mut Machine) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn network(machine: &mut Machine) -> anyhow::Result<()> {
-    if machine.net.is_some() {
-        return Ok(());
-    }
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
-    let declared = machine.manifest.as_ref().map(|manifest| manifest.network.clone());
+/// Starts the network's thread: links come up from here on, whatever PID 1 does.
+fn links(machine: &mut Machine) -> anyhow::Result<()> {
+    let background = Background::start()?;
     let mut luck = [0; 4];
     getrandom::fill(&mut luck).context("asking for random bytes")?;
-    let net = runtime.block_on(async { Net::start(declared, u32::from_le_bytes(luck)) })?;
+    let net = background.run(async { Net::start(u32::from_le_bytes(luck)) })?;
+    machine.ports = Some(net.ports.clone());
     machine.net = Some(net);
-    machine.runtime = Some(runtime);
+    machine.background = Some(background);
+    Ok(())
+}
+
+/// Now that the disk was looked at, it is known where addresses come from.
+fn network(machine: &mut Machine) -> anyhow::Result<()> {
+    let net = machine.net.as_ref().context("the network was not started")?;
+    net.setup.send_replace(Setup::of(machine.manifest.as_ref()));
     Ok(())
 }
 

@@ -27,16 +27,16 @@ pub(super) fn refresh(machine: &mut Machine, root: &Path) -> bool {
     };
     let changed = names(&now) != names(&before);
     machine.inventory = Some(now);
-    if changed && let Ok(trust) = machine.trust() {
-        let cluster = trust.cluster;
-        look(machine, root, cluster);
+    if changed {
+        look(machine, root);
     }
     changed
 }
 
 /// Fills in the contents of fixed disks that were not looked at yet. The disk that this machine boots from is left
 /// out: it is in use, and a boot must not wait for 1,024 samples.
-pub(super) fn look(machine: &mut Machine, root: &Path, cluster: ClusterId) {
+pub(super) fn look(machine: &mut Machine, root: &Path) {
+    let Some(cluster) = machine.trust.as_ref().map(|trust| trust.cluster) else { return };
     let booted = machine.ours.as_ref().filter(|ours| ours.mounted).map(|ours| ours.name.clone());
     let Some(inventory) = &mut machine.inventory else { return };
     for disk in inventory.disks.iter_mut().filter(|disk| disk.contents.is_none() && is_fixed(disk)) {
@@ -45,12 +45,8 @@ pub(super) fn look(machine: &mut Machine, root: &Path, cluster: ClusterId) {
         }
         match contents(root, disk, cluster) {
             Ok(contents) => {
-                tracing::info!(
-                    disk = disk.name,
-                    empty = contents.empty,
-                    found = contents.found.join(", "),
-                    "disk"
-                );
+                let found = contents.found.join(", ");
+                tracing::info!(disk = disk.name, empty = contents.empty, found, "disk");
                 disk.contents = Some(contents);
             }
             Err(error) => tracing::warn!(disk = disk.name, %error, "cannot look at a disk"),

@@ -41,6 +41,11 @@ impl<C: Caller> Machine<C> {
     }
 }
 
+/// Threads for [`super::run::Job::workers`]: one per processor, but no more than memory for their frames allows.
+pub fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get().min(4))
+}
+
 impl<C: Caller> Env for Machine<C> {
     fn claim(&mut self, claim: &Claim) -> Result<ClaimAnswer, String> {
         self.caller.claim(claim)

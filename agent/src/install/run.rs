@@ -8,7 +8,9 @@ use super::bootentry::{self, Variables};
 use super::choose::{self, Begin, Candidate, Refusal};
 use super::claim::{self, Held};
 use super::disk::Disk;
-use super::failed::{Cause, Failed, ImageError, Step};
+use super::failed::ImageError;
+/// What [`run`] returns when it stops.
+pub use super::failed::{Cause, Failed, Step};
 use super::fetch::Source;
 use super::mkdata::DataError;
 use super::plan::{Part, Plan, Sizes, plan};
@@ -33,7 +35,7 @@ pub struct Job<'a> {
     pub key: &'a SecretKey,
     pub arch: Arch,
     pub sizes: Sizes,
-    /// Threads that unpack and digest.
+    /// Threads that unpack and digest; 0 does everything on the caller's.
     pub workers: usize,
     /// Unix seconds, where this machine has a clock to believe.
     pub now: Option<u64>,

@@ -3,7 +3,7 @@
 //! The number of a command is on the disk before it runs, so no command runs twice; what came of it is told until the
 //! provisioner stops asking.
 
-use crate::node::probe::parse::is_kubernetes_own;
+use crate::node::probe::parse::{is_kubernetes_own, k3s_version};
 use crate::state::{Numbers, Root, SEEN, StateError};
 use muster_protocol::etcd::NodeSeen;
 use muster_protocol::grant::{Action, Command, CommandResult};
@@ -143,6 +143,12 @@ pub async fn run(k3s: &Path, action: &Action, nodes: &[NodeSeen]) -> Result<Stri
             Ok(said)
         }
     }
+}
+
+/// As the binary says of itself.
+pub async fn version(k3s: &Path) -> Option<String> {
+    let said = call(k3s, &["--version"], None, 10).await.ok()?;
+    k3s_version(&said)
 }
 
 /// Labels that are missing or differ; others are Kubernetes' and the operator's own.

@@ -105,7 +105,10 @@ pub(crate) mod tests {
         fn part(&mut self, digest: &Digest, offset: u64, into: &mut [u8]) -> Result<(), Http> {
             self.asked += 1;
             if self.patience == 0 {
-                return Err(Http::Connection { digest: *digest, source: io::ErrorKind::ConnectionReset.into() });
+                return Err(Http::Connection {
+                    digest: *digest,
+                    source: io::ErrorKind::ConnectionReset.into(),
+                });
             }
             self.patience -= 1;
             let file = self.files.iter().find(|file| Digest::of(file) == *digest);

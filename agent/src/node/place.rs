@@ -1,8 +1,9 @@
 //! Puts k3s's files where its unit finds them: `/var/lib/muster/k3s/<version>/`, complete or not there.
 
+use crate::durable::{make_folder, sync_folder};
 use crate::node::fetch::{FetchError, Fetcher, digest_of};
 use crate::node::versions::{Version, VersionError};
-use crate::state::{Root, make_folder, sync_folder};
+use crate::state::Root;
 use muster_protocol::manifest::{K3s, PlacedFile};
 use std::fs;
 use std::io;
@@ -164,14 +165,20 @@ mod tests {
     #[test]
     fn files_are_placed_once_and_then_left_alone() {
         let (root, mut shelf) = (scratch(), shelf());
-        assert_eq!(run(&root, &wanted(), &mut shelf, false).unwrap(), Placed { changed: true, current: true });
+        assert_eq!(
+            run(&root, &wanted(), &mut shelf, false).unwrap(),
+            Placed { changed: true, current: true }
+        );
         let binary = root.path("/var/lib/muster/k3s/current/k3s");
         assert_eq!(fs::read(&binary).unwrap(), BINARY);
         assert_eq!(fs::metadata(&binary).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read(root.path(IMAGES).join("airgap.tar")).unwrap(), IMAGE);
         let inode = fs::metadata(&binary).unwrap().ino();
         let asked = shelf.asked;
-        assert_eq!(run(&root, &wanted(), &mut shelf, false).unwrap(), Placed { changed: false, current: true });
+        assert_eq!(
+            run(&root, &wanted(), &mut shelf, false).unwrap(),
+            Placed { changed: false, current: true }
+        );
         assert_eq!(place(&root, &wanted(), None, false).unwrap(), Placed { changed: false, current: true });
         assert_eq!(fs::metadata(&binary).unwrap().ino(), inode);
         assert_eq!(shelf.asked, asked);

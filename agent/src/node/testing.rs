@@ -1,13 +1,14 @@
 //! A cluster of three servers and two workers for tests: keys, trust, statements.
 
-use crate::state::Root;
+use crate::state::{Boot, Root};
 use muster_protocol::class::Class;
 use muster_protocol::grant::{Grant, Start};
-use muster_protocol::ids::{Cidr, ClusterId, Digest, NodeName, Number, Role};
+use muster_protocol::ids::{Arch, Cidr, ClusterId, Digest, InstanceId, NodeName, Number, Role};
 use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::manifest::{K3s, Kata, KataRequire, Manifest, Network, PlacedFile, Registration};
 use muster_protocol::roster::{Member, Operator, Roster};
-use muster_protocol::signed::{By, Delegation, Listener, OnlineKey, Signed, Statement, Trust, Verified};
+use muster_protocol::signed::{Delegation, OnlineKey, Signed, Statement, Trust};
+use muster_protocol::status::{EtcdSeen, Evidence, K3sSeen, State, Status};
 use std::net::Ipv4Addr;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -88,10 +89,6 @@ impl Cluster {
         Signed::by_online(self.trust.cluster, &self.online, value)
     }
 
-    pub(crate) fn verified<T: Statement>(&self, value: &T) -> Verified<T> {
-        self.sign(value).verify(By::Online(&self.trust), &Listener::default()).unwrap()
-    }
-
     pub(crate) fn manifest(&self, n: u8) -> Manifest {
         let role = if n <= 3 { Role::Server } else { Role::Worker };
         Manifest {
@@ -161,5 +158,73 @@ impl Cluster {
             key: self.node(n).public().fingerprint(),
             start,
         }
+    }
+}
+
+/// A server that answers.
+pub(crate) fn a_status(n: u8) -> Status {
+    let manifest = Cluster::new().manifest(n);
+    Status {
+        node: Some(manifest.node),
+        key: manifest.key,
+        boot: InstanceId([1; 8]),
+        sequence: 4,
+        uptime_ms: 60_000,
+        state: State::Joining,
+        step: None,
+        reasons: vec!["etcd has no leader".into()],
+        arch: Arch::X86_64,
+        declared: Some(manifest.class),
+        detected: Class::Generic,
+        fit: None,
+        role: Some(manifest.role),
+        address: Some(Cluster::address(n)),
+        agent_version: "0.1.0".into(),
+        kernel: "6.12".into(),
+        image: None,
+        manifest: Some(manifest.number),
+        evidence: Evidence {
+            k3s: Some(K3sSeen {
+                version: "v1.36.3+k3s1".into(),
+                unit: "active".into(),
+                restarts: 0,
+                started_ms: Some(50_000),
+            }),
+            etcd: Some(EtcdSeen {
+                voter: true,
+                leader: None,
+                member_id: u64::MAX - 3,
+                cluster_id: Some(u64::MAX - 4),
+                ca: None,
+                ready: false,
+                members: vec![],
+            }),
+            kata: None,
+            node: None,
+            balancer: None,
+        },
+        stand_ins: vec!["k3s: stand-in".into()],
+        memory_total: 1 << 30,
+        memory_available: 1 << 29,
+        data_free: Some(1 << 33),
+        stages: vec![],
+    }
+}
+
+pub(crate) fn a_boot() -> Boot {
+    Boot {
+        boot: InstanceId([1; 8]),
+        stages: vec![],
+        interface: None,
+        mac: None,
+        address: None,
+        gateway: None,
+        dns: vec![],
+        provisioner: None,
+        http_port: 80,
+        detected: Class::Generic,
+        order: None,
+        slot: None,
+        kernel_release: "6.12".into(),
     }
 }

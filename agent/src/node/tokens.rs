@@ -2,6 +2,7 @@
 //!
 //! The provisioner relays boxes that it cannot open. A worker never keeps a box with the server token.
 
+use crate::node::token::{Malformed, Token};
 use crate::state::{Root, StateError};
 use muster_protocol::ids::{ClusterId, Digest, Role};
 use muster_protocol::keys::{Fingerprint, PublicKey, SecretKey};
@@ -11,6 +12,9 @@ use muster_protocol::signed::{By, Listener, Signed};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
+/// k3s's own copies of the tokens, once it has run.
+pub const K3S_TOKEN: &str = "/var/lib/rancher/k3s/server/token";
+pub const K3S_AGENT_TOKEN: &str = "/var/lib/rancher/k3s/server/agent-token";
 const SERVER_BOX: &str = "/var/lib/muster/tokens/server";
 const AGENT_BOX: &str = "/var/lib/muster/tokens/agent";
 
@@ -24,65 +28,12 @@ pub enum TokenError {
     NotForWorkers,
     #[error("the box cannot be opened")]
     Seal(#[from] SealError),
-    #[error("the token in the box is neither `K10<hash>::user:password` nor a bare password")]
-    Malformed,
+    #[error("the token in the box is not one")]
+    Malformed(#[from] Malformed),
     #[error("the token is for the cluster with CA {have}, granted was {want}")]
     OtherCa { have: Digest, want: Digest },
     #[error(transparent)]
     State(#[from] StateError),
-}
-
-/// A token as k3s writes it. Shows nothing of itself.
-pub struct Token {
-    /// The CA hash of a full token; a bare password has none.
-    ca: Option<Digest>,
-    text: Zeroizing<String>,
-    password_at: usize,
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Token(ca: {:?})", self.ca)
-    }
-}
-
-impl Token {
-    /// `K10<64 hex>::<user>:<password>`, or a bare password of printable characters.
-    pub fn parse(text: &str) -> Result<Self, TokenError> {
-        let text = text.trim();
-        if text.is_empty() || !text.bytes().all(|c| c.is_ascii_graphic()) {
-            return Err(TokenError::Malformed);
-        }
-        let owned = || Zeroizing::new(text.to_owned());
-        let Some(full) = text.strip_prefix("K10") else {
-            return Ok(Self { ca: None, text: owned(), password_at: 0 });
-        };
-        let (hash, credentials) = full.split_once("::").ok_or(TokenError::Malformed)?;
-        let (_user, password) = credentials.split_once(':').ok_or(TokenError::Malformed)?;
-        let ca = hash.parse().map_err(|_| TokenError::Malformed)?;
-        if password.is_empty() {
-            return Err(TokenError::Malformed);
-        }
-        Ok(Self { ca: Some(ca), text: owned(), password_at: text.len() - password.len() })
-    }
-
-    pub fn ca(&self) -> Option<Digest> {
-        self.ca
-    }
-
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// What stands behind the last colon; the whole of a bare one.
-    pub fn password(&self) -> &str {
-        &self.text[self.password_at..]
-    }
-
-    /// The same password with a CA hash and a user in front.
-    fn full(&self, ca: Digest, user: &str) -> Zeroizing<String> {
-        Zeroizing::new(format!("K10{ca}::{user}:{}", self.password()))
-    }
 }
 
 /// Our own boxes on the disk, and the keys they are believed by.
@@ -111,7 +62,7 @@ impl Tokens<'_> {
         let (secret, token) = self.look_inside(signed)?;
         let path = match (role, path_of(secret)) {
             (Role::Worker, _) if secret == Secret::ServerToken => return Err(TokenError::NotForWorkers),
-            (_, None) => return Err(TokenError::Malformed),
+            (_, None) => return Err(Malformed.into()),
             (Role::Server | Role::Worker, Some(path)) => path,
         };
         // Sealing is random, so boxes are compared by what is in them.
@@ -133,7 +84,7 @@ impl Tokens<'_> {
                 return Err(TokenError::UnknownSender);
             }
             let plain = sealed.open(self.cluster, self.key)?;
-            let text = std::str::from_utf8(&plain).map_err(|_| TokenError::Malformed)?;
+            let text = std::str::from_utf8(&plain).map_err(|_| Malformed)?;
             return Ok((sealed.secret, Token::parse(text)?));
         }
         Err(TokenError::UnknownSender)
@@ -159,6 +110,22 @@ impl Tokens<'_> {
             }
         }
         Ok(())
+    }
+
+    /// As [`Self::complete`], with the CA's hash from the token that k3s wrote down after its init.
+    pub fn complete_from_k3s(&self) -> Result<(), TokenError> {
+        let server = self.open(Secret::ServerToken)?;
+        let agent = self.open(Secret::AgentToken)?;
+        if server.ca().is_some() && agent.ca().is_some() {
+            return Ok(());
+        }
+        let bytes = self.root.read(K3S_TOKEN)?.ok_or(TokenError::Missing { secret: Secret::ServerToken })?;
+        let bytes = Zeroizing::new(bytes);
+        let written = Token::parse(std::str::from_utf8(&bytes).map_err(|_| Malformed)?)?;
+        match written.ca() {
+            Some(ca) if written.password() == server.password() => self.complete(ca, &mut system_rng()),
+            Some(_) | None => Err(Malformed.into()),
+        }
     }
 
     /// After init: the full forms with the CA's hash, as every later start and every other node has them.
@@ -231,18 +198,6 @@ fn path_of(secret: Secret) -> Option<&'static str> {
     }
 }
 
-/// The hash in a `K10` token: of the PEM as served when it is one certificate, else of the last one's DER, which is
-/// the root in the bundles k3s serves (k3s: pkg/clientaccess/token.go).
-pub fn token_hash(cacerts: &[u8]) -> Option<Digest> {
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(cacerts).collect::<Result<_, _>>().ok()?;
-    match certificates.as_slice() {
-        [] => None,
-        [_] => Some(Digest::of(cacerts)),
-        [.., root] => Some(Digest::of(root)),
-    }
-}
-
 /// The system's randomness as `rand_core` wants it.
 pub fn system_rng() -> impl CryptoRng {
     rand_core::UnwrapErr(getrandom::SysRng)
@@ -252,12 +207,6 @@ pub fn system_rng() -> impl CryptoRng {
 mod tests {
     use super::*;
     use crate::node::testing::{Cluster, scratch};
-
-    const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/k3s");
-
-    fn fixture(name: &str) -> String {
-        std::fs::read_to_string(format!("{FIXTURES}/{name}")).unwrap()
-    }
 
     struct Node {
         root: crate::node::testing::Scratch,
@@ -281,32 +230,6 @@ mod tests {
             }
             bytes
         }
-    }
-
-    #[test]
-    fn recorded_tokens_are_read() {
-        let token = Token::parse(&fixture("server-token.txt")).unwrap();
-        assert_eq!(token.password(), "sekret-token-1");
-        assert_eq!(token.ca(), token_hash(fixture("cacerts.pem").as_bytes()));
-        let agent = Token::parse(&fixture("agent-token.txt")).unwrap();
-        assert_eq!(agent.password(), "agentonly-7");
-        assert_eq!(Token::parse("bare").unwrap().password(), "bare");
-        for bad in [
-            "",
-            "K10",
-            "K10zz::server:x",
-            "a b",
-            "K10733f::server:x",
-            &format!("K10{}::server:", "0".repeat(64)),
-        ] {
-            assert!(Token::parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_debug_form_shows_no_token() {
-        let token = Token::parse(&fixture("server-token.txt")).unwrap();
-        assert!(!format!("{token:?}").contains("sekret"));
     }
 
     #[test]
@@ -386,8 +309,15 @@ mod tests {
         let cluster = Cluster::new();
         let init = Node::new(&cluster, 1);
         init.tokens().make(&mut system_rng()).unwrap();
-        init.tokens().complete(Digest([1; 32]), &mut system_rng()).unwrap();
-        init.tokens().complete(Digest([1; 32]), &mut system_rng()).unwrap();
+        assert!(init.tokens().complete_from_k3s().is_err(), "k3s has not run yet");
+        let password = init.tokens().open(Secret::ServerToken).unwrap().text().to_owned();
+        let other = format!("K10{}::server:other", Digest([1; 32]));
+        init.root.write(K3S_TOKEN, other.as_bytes(), 0o600).unwrap();
+        assert!(init.tokens().complete_from_k3s().is_err(), "another cluster's token");
+        let written = format!("K10{}::server:{password}\n", Digest([1; 32]));
+        init.root.write(K3S_TOKEN, written.as_bytes(), 0o600).unwrap();
+        init.tokens().complete_from_k3s().unwrap();
+        init.tokens().complete_from_k3s().unwrap();
         let refused = init.tokens().complete(Digest([2; 32]), &mut system_rng());
         assert!(matches!(refused, Err(TokenError::OtherCa { .. })), "{refused:?}");
     }

@@ -1,7 +1,7 @@
 //! Folders by version, complete or not there: `<version>.partial` is filled, flushed and renamed; the link `current` is
 //! switched by one more rename.
 
-use crate::state::{make_folder, switch_link, sync_folder};
+use crate::durable::{make_folder, switch_link, sync_folder};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};

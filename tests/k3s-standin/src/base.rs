@@ -3,6 +3,7 @@
 pub mod clock; // wall time as the texts and objects want it
 pub mod faults; // switches that a test can flip while k3s runs
 pub mod http; // HTTPS client
+pub mod keys; // configuration keys of k3s
 pub mod log; // log lines in logrus form
 pub mod notify; // sd_notify
 pub mod paths; // where everything lies

@@ -1,7 +1,7 @@
 //! `k3s etcd-snapshot save|ls|delete`: the datastore as etcd streams it, in db/snapshots/<name>-<node>-<unix time>.
 
-use crate::base::log::say;
 use crate::base::clock::{rfc3339, unix_now};
+use crate::base::log::say;
 use crate::base::paths::{Paths, write};
 use crate::base::settings::{Settings, Written};
 use crate::base::{log, pki};
@@ -34,7 +34,8 @@ async fn try_run(args: &[String], written: &Written, paths: &Paths) -> anyhow::R
     match args.first().map(String::as_str) {
         Some("save") => save(&flag("name").unwrap_or_else(|| "on-demand".to_owned()), &settings, paths).await,
         Some("ls" | "list") => {
-            let output = flag("output").or_else(|| args.windows(2).find(|w| w[0] == "-o").map(|w| w[1].clone()));
+            let output =
+                flag("output").or_else(|| args.windows(2).find(|w| w[0] == "-o").map(|w| w[1].clone()));
             list(output.as_deref(), paths)
         }
         Some("delete") => match args.get(1) {

@@ -39,7 +39,10 @@ pub fn main(args: Vec<OsString>) -> i32 {
     match rest.first().map(String::as_str) {
         Some("ctl") => control::ctl(rest.get(1..).unwrap_or_default()),
         Some("die-with") => {
-            eprintln!("lab-supervisor: {}", crate::etcd::child::become_child(rest.get(1..).unwrap_or_default()));
+            eprintln!(
+                "lab-supervisor: {}",
+                crate::etcd::child::become_child(rest.get(1..).unwrap_or_default())
+            );
             127
         }
         Some(_) => match options(rest) {
@@ -57,8 +60,14 @@ pub fn main(args: Vec<OsString>) -> i32 {
 }
 
 fn options(args: &[String]) -> Result<Options, String> {
-    let mut options =
-        Options { unit: PathBuf::new(), root: None, env: Vec::new(), control: None, log: None, inactive: false };
+    let mut options = Options {
+        unit: PathBuf::new(),
+        root: None,
+        env: Vec::new(),
+        control: None,
+        log: None,
+        inactive: false,
+    };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().cloned().ok_or_else(|| format!("{arg} needs a value"));
@@ -69,7 +78,8 @@ fn options(args: &[String]) -> Result<Options, String> {
             "--inactive" => options.inactive = true,
             "--env" => {
                 let pair = value()?;
-                let (key, value) = pair.split_once('=').ok_or_else(|| format!("`{pair}` is not KEY=VALUE"))?;
+                let (key, value) =
+                    pair.split_once('=').ok_or_else(|| format!("`{pair}` is not KEY=VALUE"))?;
                 options.env.push((key.to_owned(), value.to_owned()));
             }
             flag if flag.starts_with('-') => return Err(format!("unknown flag `{flag}`")),

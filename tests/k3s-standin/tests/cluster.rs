@@ -100,6 +100,27 @@ fn the_ports_answer_as_recorded(lab: &Lab) {
     let recorded: Value = serde_json::from_str(include_str!("../fixtures/gateway/member-list.json")).unwrap();
     let (_, list) = lab.gateway(1, "/v3/cluster/member/list", "{}");
     assert_eq!(keys(&list["members"][0]), keys(&recorded["members"][0]));
+    // etcd 3.5 says less than 3.6 in its status, and nothing else is missing
+    let recorded = include_str!("../fixtures/gateway/status-three-voters.ndjson").lines().next().unwrap();
+    let recorded: Value = serde_json::from_str(recorded).unwrap();
+    let (_, status) = lab.gateway(1, "/v3/maintenance/status", "{}");
+    let missing: Vec<&String> =
+        keys(&recorded).into_iter().filter(|k| status[k.as_str()].is_null()).collect();
+    assert_eq!(missing, ["dbSizeQuota", "downgradeInfo", "storageVersion"]);
+    let recorded: Value = serde_json::from_str(include_str!("../fixtures/gateway/alarm-none.json")).unwrap();
+    assert_eq!(keys(&lab.gateway(1, "/v3/maintenance/alarm", "{\"action\":\"GET\"}").1), keys(&recorded));
+    // leadership there and back, each time asked of the leader
+    let id = |n| {
+        lab.gateway(n, "/v3/maintenance/status", "{}").1["header"]["member_id"].as_str().unwrap().to_owned()
+    };
+    let leader =
+        |n: usize| lab.gateway(n, "/v3/maintenance/status", "{}").1["leader"].as_str().map(str::to_owned);
+    assert_eq!(leader(1), Some(id(1)));
+    for (from, to) in [(1, 2), (2, 1)] {
+        let body = format!("{{\"targetID\":\"{}\"}}", id(to));
+        assert_eq!(lab.gateway(from, "/v3/maintenance/transfer-leadership", &body).0, 200);
+        wait_for("the new leader", LONG, || leader(from) == Some(id(to)));
+    }
     let (status, missing) = lab.gateway(1, "/v3/cluster/member/remove", "{\"ID\":\"1\"}");
     let recorded: Value =
         serde_json::from_str(include_str!("../fixtures/gateway/member-remove-not-found.json")).unwrap();
@@ -137,7 +158,7 @@ fn a_worker_joins_with_the_agent_token_alone(lab: &mut Lab) {
     std::fs::write(&kata, format!("{drop_in}{drop_in}")).unwrap();
     lab.config(4, &config("", "agentonly"));
     lab.start(4, "agent");
-    lab.wait_log(4, "Shutdown request received: \"containerd exited: exit status 1\"", LONG);
+    lab.wait_log(4, texts::CONTAINERD_EXITED, LONG);
     std::fs::write(&kata, drop_in).unwrap();
     lab.wait_ready(4, LONG);
     let node: Value = serde_json::from_str(&lab.said(2, "get node mini-pc-4 -o json")).unwrap();
@@ -186,16 +207,24 @@ fn the_verbs_do_what_they_say(lab: &Lab) {
     assert_eq!(node("/metadata/labels/muster.dev~1class"), "rtx-host");
 
     let file = lab.dir.join("runtimeclass.yaml");
-    std::fs::write(&file, "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata:\n  name: kata\nhandler: kata-qemu\n").unwrap();
+    std::fs::write(
+        &file,
+        "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata:\n  name: kata\nhandler: kata-qemu\n",
+    )
+    .unwrap();
     let apply = format!("apply --server-side --force-conflicts --field-manager=muster -f {}", file.display());
     assert_eq!(lab.said(1, &apply), "runtimeclass.node.k8s.io/kata serverside-applied");
     lab.said(3, &apply);
     let class: Value = serde_json::from_str(&lab.said(3, "get runtimeclass kata -o json")).unwrap();
-    assert_eq!((&class["handler"], &class["metadata"]["managedFields"][0]["manager"]), (&"kata-qemu".into(), &"muster".into()));
+    assert_eq!(
+        (&class["handler"], &class["metadata"]["managedFields"][0]["manager"]),
+        (&"kata-qemu".into(), &"muster".into())
+    );
 
     let missing = lab.kubectl(1, "delete node mini-pc-9");
     assert!(!missing.status.success());
-    let recorded = include_str!("../fixtures/timelines/delete-node-misses.txt").replace("mini-pc-3", "mini-pc-9");
+    let recorded =
+        include_str!("../fixtures/timelines/delete-node-misses.txt").replace("mini-pc-3", "mini-pc-9");
     assert!(recorded.contains(String::from_utf8_lossy(&missing.stderr).trim()));
 }
 
@@ -205,7 +234,9 @@ fn snapshots_are_saved_and_listed(lab: &Lab) {
     let list = lab.k3s(1, "etcd-snapshot ls -o json");
     let list: Value = serde_json::from_slice(&list.stdout).unwrap();
     let item = &list["items"][0];
-    assert!(item["spec"]["snapshotName"].as_str().unwrap().starts_with(&format!("before-change-{}-", name(1))));
+    assert!(
+        item["spec"]["snapshotName"].as_str().unwrap().starts_with(&format!("before-change-{}-", name(1)))
+    );
     assert!(item["status"]["size"].as_str().unwrap().parse::<u64>().unwrap() > 16_384);
 }
 
@@ -234,7 +265,7 @@ fn a_killed_learner_is_promoted_and_takes_the_quorum_with_it() {
 
 #[test]
 fn a_removed_server_comes_back_by_itself_and_a_wiped_first_one_splits() {
-    let Some(mut lab) = Lab::new("sic", 3) else { return };
+    let Some(mut lab) = Lab::new("sic", 4) else { return };
     first(&mut lab);
     for n in [2, 3] {
         joins(&mut lab, n);
@@ -269,8 +300,11 @@ fn a_removed_server_comes_back_by_itself_and_a_wiped_first_one_splits() {
     std::fs::write(lab.data(2).join("standin-faults"), "delete-node-misses\n").unwrap();
     std::fs::write(lab.data(3).join("standin-faults"), "delete-node-misses\n").unwrap();
     lab.power_off(3);
+    a_dead_server_s_node_turns_unknown_and_stays_a_voter(&lab);
     lab.said(2, "delete node mini-pc-3 --timeout=120s");
     lab.wait_members(2, &["mini-pc-1", "mini-pc-2", "mini-pc-3"], LONG);
+
+    a_snapshot_restored_on_one_server_splits_with_the_same_ca(&mut lab);
 
     // the first server, wiped, with its first config: another cluster with the same cluster id
     let (ca, cluster) = lab.identity(2);
@@ -280,6 +314,44 @@ fn a_removed_server_comes_back_by_itself_and_a_wiped_first_one_splits() {
     let (new_ca, new_cluster) = lab.identity(1);
     assert_eq!(new_cluster, cluster);
     assert_ne!(new_ca, ca);
+}
+
+/// Needs etcdutl beside etcd; left out, and said, where there is none.
+fn a_snapshot_restored_on_one_server_splits_with_the_same_ca(lab: &mut Lab) {
+    if !lab.has_etcdutl() {
+        eprintln!("skipped: restore, because there is no etcdutl beside etcd");
+        return;
+    }
+    assert!(lab.k3s(2, "etcd-snapshot save --name restore").status.success());
+    let snapshots = lab.data(2).join("server/db/snapshots");
+    let snapshot = std::fs::read_dir(snapshots).unwrap().flatten().next().unwrap().path();
+    let (ca, cluster) = lab.identity(2);
+    // onto a machine that has nothing but the token
+    let token = lab.token(2, "token");
+    let password = token.rsplit(':').next().unwrap();
+    lab.config(4, &format!("token: {password}\n"));
+    let reset =
+        lab.k3s(4, &format!("server --cluster-reset --cluster-reset-restore-path={}", snapshot.display()));
+    let log = String::from_utf8_lossy(&reset.stderr);
+    assert!(reset.status.success() && log.contains(texts::RESET_DONE), "{log}");
+    lab.start(4, "server");
+    lab.wait_ready(4, LONG);
+    lab.wait_members(4, &["mini-pc-4"], LONG);
+    let (restored_ca, restored_cluster) = lab.identity(4);
+    assert_eq!(restored_ca, ca);
+    assert_ne!(restored_cluster, cluster);
+    lab.power_off(4);
+}
+
+fn a_dead_server_s_node_turns_unknown_and_stays_a_voter(lab: &Lab) {
+    let condition = |kind: &str| -> Value {
+        let node: Value = serde_json::from_str(&lab.said(2, "get node mini-pc-3 -o json")).unwrap();
+        let conditions = node["status"]["conditions"].as_array().unwrap();
+        conditions.iter().find(|c| c["type"] == kind).map(|c| c["status"].clone()).unwrap_or_default()
+    };
+    assert_eq!(condition("Ready"), "True");
+    wait_for("Ready to turn Unknown", 90, || condition("Ready") == "Unknown");
+    assert_eq!(condition("EtcdIsVoter"), "True");
 }
 
 fn first_again(lab: &mut Lab) {
@@ -326,14 +398,24 @@ fn the_traps_of_one_server_are_there() {
     lab.wait_log(2, &format!("{}: token CA hash does not match", texts::TOKEN_NOT_VALIDATED), LONG);
     lab.power_off(2);
     // a shared block that differs
-    lab.config(2, &format!("server: https://{}:6443\ntoken: {}\nsecrets-encryption: true\n", address(1), lab.token(1, "token")));
+    lab.config(
+        2,
+        &format!(
+            "server: https://{}:6443\ntoken: {}\nsecrets-encryption: true\n",
+            address(1),
+            lab.token(1, "token")
+        ),
+    );
     lab.start(2, "server");
     lab.wait_log(2, &format!("Error: preparing server: failed to bootstrap cluster data: failed to validate server configuration: {}", texts::CRITICAL_MISMATCH), LONG);
     lab.power_off(2);
     // an agent with a server's key
     lab.config(2, "cluster-init: true\n");
     let agent = lab.k3s(2, "agent");
-    assert!(String::from_utf8_lossy(&agent.stderr).contains("level=fatal msg=\"Error: flag provided but not defined: -cluster-init\""));
+    assert!(
+        String::from_utf8_lossy(&agent.stderr)
+            .contains("level=fatal msg=\"Error: flag provided but not defined: -cluster-init\"")
+    );
     // cluster-reset with server: set
     let reset = lab.k3s(2, &format!("server --cluster-reset --server https://{}:6443", address(1)));
     assert_eq!(reset.status.code(), Some(1));

@@ -82,9 +82,13 @@ fn run_program(lan: &Lan, program: &std::ffi::OsStr, arguments: &[std::ffi::OsSt
     let mut command = lan.exec_in(Place::Provisioner, program);
     let mut child =
         command.args(arguments).stdin(Stdio::inherit()).spawn().context("starting the program")?;
-    // it shares our process group, so a Ctrl-C at the terminal ends it too
-    let status = child.wait()?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    // it shares our process group, so a Ctrl-C at the terminal ends it too; after a SIGTERM to us alone it dies with the LAN
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
+        }
+        stop::pause(Duration::from_millis(100))?;
+    }
 }
 
 fn obey(lan: &Lan, machines: &mut [Machine]) -> Result<()> {

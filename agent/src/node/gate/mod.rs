@@ -7,31 +7,34 @@
 pub mod config;
 /// The decision.
 pub mod decide;
+/// What the gate reads.
+mod papers;
 /// What is remembered and what is found.
 pub mod record;
+/// Why not.
+pub mod refusal;
 
 use crate::node::probe::Prober;
 use crate::node::probe::ask::AskError;
-use crate::node::tokens::{Token, TokenError, Tokens, server_keys, system_rng, token_hash};
-use crate::state::{MANIFEST, Root, StateError, TRUST};
+use crate::node::token::{Malformed, Token, token_hash};
+use crate::node::tokens::{K3S_AGENT_TOKEN, K3S_TOKEN, TokenError, system_rng};
+use crate::state::{Root, StateError};
+pub use papers::Papers;
+
 use config::{AGENT_TOKEN, BadConfig, CONFIG, Datastore, TOKEN, TokenFiles, fall_back};
-use decide::{Allowed, Me, Refusal, Way, decide};
+use decide::Way;
 use muster_protocol::etcd::Identity;
-use muster_protocol::grant::Grant;
 use muster_protocol::ids::{Digest, NodeName, Role};
-use muster_protocol::keys::{PublicKey, SecretKey};
-use muster_protocol::manifest::Manifest;
+use muster_protocol::keys::SecretKey;
 use muster_protocol::sealed::Secret;
-use muster_protocol::signed::{By, Listener, Refused, Signed, Trust, Verified};
-use record::{Kept, look, move_aside};
+use muster_protocol::signed::Refused;
+use record::{Kept, move_aside};
+use refusal::Refusal;
 use std::net::Ipv4Addr;
 
 /// Where the node service puts the grant that it got with its last sync.
 pub const GRANT: &str = "/run/muster/grant";
 const NODE_PASSWORD: &str = "/etc/rancher/node/password";
-/// k3s's own copies of the tokens, once it has run.
-const K3S_TOKEN: &str = "/var/lib/rancher/k3s/server/token";
-const K3S_AGENT_TOKEN: &str = "/var/lib/rancher/k3s/server/agent-token";
 
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
@@ -60,65 +63,6 @@ pub enum GateError {
     Clock { now: u64, epoch: u64 },
     #[error("cannot ask the voters")]
     Ask(#[from] AskError),
-}
-
-/// Everything on the disk that the gate reads, verified.
-pub struct Papers {
-    pub trust: Trust,
-    pub key: SecretKey,
-    pub manifest: Verified<Manifest>,
-    /// Keys of the roster's servers; empty before there is a roster.
-    pub servers: Vec<PublicKey>,
-    pub kept: Kept,
-}
-
-impl Papers {
-    pub fn read(root: &Root) -> Result<Self, StateError> {
-        let missing = |path: &str, hint| StateError::Missing { path: root.path(path), hint };
-        let seeded = "the installer seeds it; muster node reinstall NAME";
-        let trust = root.trust()?.ok_or_else(|| missing(TRUST, seeded))?;
-        let key = root.key()?.ok_or_else(|| missing(crate::state::KEY, seeded))?;
-        let manifest = root.manifest(&trust, &key.public())?.ok_or_else(|| missing(MANIFEST, seeded))?;
-        let servers = root.roster(&trust)?.map(|roster| server_keys(roster.get())).unwrap_or_default();
-        Ok(Self { trust, key, manifest, servers, kept: Kept::load(root)? })
-    }
-
-    pub fn tokens<'a>(&'a self, root: &'a Root) -> Tokens<'a> {
-        Tokens { root, cluster: self.trust.cluster, key: &self.key, servers: &self.servers }
-    }
-
-    fn address(&self) -> Result<Ipv4Addr, GateError> {
-        let manifest = self.manifest.get();
-        let address = manifest.network.address.map(|cidr| cidr.address);
-        address.ok_or_else(|| GateError::NoAddress { node: manifest.node.clone() })
-    }
-
-    /// The grant that lies in tmpfs, if it is for us and not older than the newest accepted one.
-    fn grant(&self, root: &Root) -> Result<Option<Verified<Grant>>, GateError> {
-        let Some(signed) = root.load::<Signed<Grant>>(GRANT)? else { return Ok(None) };
-        let numbers = root.numbers()?;
-        let me = (&self.manifest.get().node, self.key.public().fingerprint());
-        let listener = Listener {
-            me: Some(me),
-            accepted: numbers.grant,
-            delegation: numbers.delegation,
-            ..Listener::default()
-        };
-        signed.verify(By::Online(&self.trust), &listener).map(Some).map_err(GateError::BadGrant)
-    }
-
-    /// The decision alone: nothing is written, nobody is asked. The node service looks here before it starts k3s.
-    pub fn preview(&self, root: &Root) -> Result<Allowed, GateError> {
-        let grant = self.grant(root);
-        let believed = grant.as_ref().ok().and_then(Option::as_ref).map(Verified::get);
-        let me = Me { name: &self.manifest.get().node, address: self.address()? };
-        match (decide(me, &look(root), &self.kept, believed), grant) {
-            (Ok(allowed), _) => Ok(allowed),
-            // Without the bad grant the answer might have been another: that is what to tell.
-            (Err(refusal), Err(bad)) if refusal.wants_grant() => Err(bad),
-            (Err(refusal), _) => Err(refusal.into()),
-        }
-    }
 }
 
 /// The gate. `now` is in unix seconds.
@@ -215,7 +159,7 @@ async fn first_fitting(
                 return match token_hash(&cacerts) {
                     Some(want) if want == have => Ok(*address),
                     Some(want) => Err(TokenError::OtherCa { have, want }.into()),
-                    None => Err(TokenError::Malformed.into()),
+                    None => Err(TokenError::Malformed(Malformed).into()),
                 };
             }
             Ok(cacerts) => tried.push(format!("{name} ({address}) has CA {}", Digest::of(&cacerts))),
@@ -232,12 +176,15 @@ fn k3s_copy(root: &Root, path: &str) -> Option<Token> {
 
 #[cfg(test)]
 mod tests {
+    use super::record::look;
     use super::*;
     use crate::node::testing::{Cluster, Scratch, scratch};
-    use crate::state::{KEY, Numbers, ROSTER, SEEN};
+    use crate::state::{KEY, MANIFEST, Numbers, ROSTER, SEEN, TRUST};
     use muster_protocol::etcd::GateRecord;
+    use muster_protocol::grant::Grant;
     use muster_protocol::grant::Start;
     use muster_protocol::sealed::SealedBox;
+    use muster_protocol::signed::{By, Listener, Signed};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 

@@ -75,7 +75,7 @@ pub fn move_aside(root: &Root, fence: Number) -> Result<(), StateError> {
         again += 1;
         aside = root.path(&format!("{DB}-before-{fence}-{again}"));
     }
-    let moved = fs::rename(&db, &aside).and_then(|()| crate::state::sync_parent(&db));
+    let moved = fs::rename(&db, &aside).and_then(|()| crate::durable::sync_parent(&db));
     moved.map_err(|source| StateError::Write { path: aside, source })
 }
 

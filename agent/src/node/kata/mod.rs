@@ -8,9 +8,10 @@ pub mod tar;
 /// Archive into folder.
 pub mod unpack;
 
+use crate::durable::make_folder;
 use crate::node::fetch::{FetchError, Fetcher};
 use crate::node::versions::{Version, VersionError};
-use crate::state::{Root, StateError, make_folder};
+use crate::state::{Root, StateError};
 use muster_protocol::manifest::Kata;
 use muster_protocol::status::KataSeen;
 use std::fs::{self, File, OpenOptions};

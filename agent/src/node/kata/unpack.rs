@@ -1,7 +1,7 @@
 //! From a verified `tar.zst` to a folder, with a list of what every file must be.
 
+use crate::durable::make_folder;
 use crate::node::kata::tar::{Archive, TarError, What};
-use crate::state::make_folder;
 use muster_protocol::ids::Digest;
 use muster_protocol::wire::{self, Undecodable, Versioned};
 use ruzstd::decoding::StreamingDecoder;

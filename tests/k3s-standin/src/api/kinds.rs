@@ -4,9 +4,19 @@ use serde_json::Value;
 
 /// Kinds without a namespace that Muster or its add-ons use.
 const CLUSTER_SCOPED: &[&str] = &[
-    "Node", "Namespace", "RuntimeClass", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition",
-    "PersistentVolume", "StorageClass", "PriorityClass", "IngressClass", "APIService",
-    "ValidatingWebhookConfiguration", "MutatingWebhookConfiguration",
+    "Node",
+    "Namespace",
+    "RuntimeClass",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "PersistentVolume",
+    "StorageClass",
+    "PriorityClass",
+    "IngressClass",
+    "APIService",
+    "ValidatingWebhookConfiguration",
+    "MutatingWebhookConfiguration",
 ];
 
 /// What an object's path is made of.
@@ -88,10 +98,9 @@ fn singular(plural: &str) -> String {
     if let Some(stem) = plural.strip_suffix("ies") {
         return format!("{stem}y");
     }
-    plural.strip_suffix("ses").map_or_else(
-        || plural.strip_suffix('s').unwrap_or(plural).to_owned(),
-        |stem| format!("{stem}s"),
-    )
+    plural
+        .strip_suffix("ses")
+        .map_or_else(|| plural.strip_suffix('s').unwrap_or(plural).to_owned(), |stem| format!("{stem}s"))
 }
 
 #[cfg(test)]
@@ -101,7 +110,8 @@ mod tests {
 
     #[test]
     fn a_runtime_class_has_its_path_and_its_short_form() {
-        let object = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "kata"}});
+        let object =
+            json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "kata"}});
         let place = Place::of(&object).unwrap();
         assert_eq!(place.path(), "/apis/node.k8s.io/v1/runtimeclasses/kata");
         assert_eq!(place.shown(), "runtimeclass.node.k8s.io/kata");

@@ -73,8 +73,7 @@ pub async fn patch(store: &Store, path: &str, how: &Patch, body: &Value) -> Resu
         Patch::Apply { manager } => manager,
     };
     let owned = format!("/standin/applied/{manager}{path}");
-    let before: Option<Value> =
-        store.get(&owned).await?.and_then(|e| serde_json::from_slice(&e.value).ok());
+    let before: Option<Value> = store.get(&owned).await?.and_then(|e| serde_json::from_slice(&e.value).ok());
     let mut fresh = body.clone();
     own(&mut fresh, manager);
     let applied = match create(store, path, fresh).await {
@@ -126,7 +125,8 @@ fn stamp(object: &mut Value) {
 
 fn own(object: &mut Value, manager: &str) {
     let api_version = object["apiVersion"].clone();
-    let entry = json!({"manager": manager, "operation": "Apply", "apiVersion": api_version, "time": rfc3339_now()});
+    let entry =
+        json!({"manager": manager, "operation": "Apply", "apiVersion": api_version, "time": rfc3339_now()});
     let managers = &mut object["metadata"]["managedFields"];
     let mut kept: Vec<Value> = managers.as_array().cloned().unwrap_or_default();
     kept.retain(|m| m["manager"] != manager);

@@ -96,7 +96,9 @@ async fn objects_at(k3s: &K3s, asked: &Asked) -> Result<Answer, ObjectError> {
             "application/merge-patch+json" => Patch::Merge,
             "application/apply-patch+yaml" => match query(&asked.query, "fieldManager") {
                 Some(manager) => Patch::Apply { manager },
-                None => return Ok(status::api(400, "BadRequest", "fieldManager is required for apply patch")),
+                None => {
+                    return Ok(status::api(400, "BadRequest", "fieldManager is required for apply patch"));
+                }
             },
             other => {
                 let message = format!("the stand-in does not know patch type {other:?}");
@@ -105,7 +107,11 @@ async fn objects_at(k3s: &K3s, asked: &Asked) -> Result<Answer, ObjectError> {
         };
         return Ok(Answer::json(200, &objects::patch(store, path, &patch, &body).await?));
     }
-    Ok(status::api(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"))
+    Ok(status::api(
+        405,
+        "MethodNotAllowed",
+        "the server does not allow this method on the requested resource",
+    ))
 }
 
 /// `/api/v1/nodes`, `/apis/g/v/ks`, `/api/v1/namespaces/n/ks`: the name part is missing.

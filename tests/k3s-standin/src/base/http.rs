@@ -120,7 +120,11 @@ impl Client {
         self.exchange(fresh, ask).await
     }
 
-    async fn exchange(&self, mut sender: SendRequest<Full<Bytes>>, ask: &Ask<'_>) -> Result<Reply, HttpError> {
+    async fn exchange(
+        &self,
+        mut sender: SendRequest<Full<Bytes>>,
+        ask: &Ask<'_>,
+    ) -> Result<Reply, HttpError> {
         let protocol = |e: &dyn std::error::Error| HttpError::Protocol(e.to_string());
         let mut request = Request::builder()
             .method(ask.method.clone())
@@ -142,8 +146,7 @@ impl Client {
         let at = |source| HttpError::Connect { host: self.host.clone(), port: self.port, source };
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(at)?;
         let _ = tcp.set_nodelay(true);
-        let name =
-            ServerName::try_from(self.host.clone()).map_err(|_| HttpError::Name(self.host.clone()))?;
+        let name = ServerName::try_from(self.host.clone()).map_err(|_| HttpError::Name(self.host.clone()))?;
         let config = self.config.borrow().clone();
         let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(HttpError::Tls)?;
         let (sender, connection) =
@@ -205,7 +208,9 @@ mod tests {
 
     #[test]
     fn base64_agrees_with_its_rfc_and_comes_back() {
-        for (plain, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (plain, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(base64(plain.as_bytes()), text);
             assert_eq!(unbase64(text).unwrap(), plain.as_bytes());
         }

@@ -2,6 +2,7 @@
 //!
 //! The two roles treat a foreign key differently, as in k3s: the server skips it with a warning, the agent fails.
 
+use crate::base::keys::{BOOLEAN, BOTH, CRITICAL, SERVER_ONLY};
 use crate::base::yaml;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -56,61 +57,6 @@ pub struct Settings {
     /// What must be equal on all servers (CriticalControlArgs).
     pub critical: BTreeMap<String, String>,
 }
-
-const BOTH: &[&str] = &[
-    "config", "debug", "v", "data-dir", "token", "token-file", "server", "node-name", "with-node-id", "node-label",
-    "node-taint", "image-credential-provider-bin-dir", "image-credential-provider-config", "docker",
-    "container-runtime-endpoint", "default-runtime", "image-service-endpoint", "disable-default-registry-endpoint",
-    "pause-image", "snapshotter", "private-registry", "system-default-registry", "airgap-extra-registry", "node-ip",
-    "bind-address", "node-external-ip", "node-internal-dns", "node-external-dns", "resolv-conf", "flannel-iface",
-    "flannel-conf", "flannel-cni-conf", "kubelet-arg", "kube-proxy-arg", "protect-kernel-defaults", "enable-pprof",
-    "rootless", "prefer-bundled-bin", "selinux", "lb-server-port", "disable-apiserver-lb", "vpn-auth", "vpn-auth-file",
-    "nonroot-devices", "log", "alsologtostderr", "vmodule",
-];
-
-const SERVER_ONLY: &[&str] = &[
-    "https-listen-port", "advertise-address", "advertise-port", "tls-san", "tls-san-security", "cluster-cidr",
-    "service-cidr", "service-node-port-range", "cluster-dns", "cluster-domain", "flannel-backend", "flannel-ipv6-masq",
-    "flannel-external-ip", "egress-selector-mode", "servicelb-namespace", "write-kubeconfig", "write-kubeconfig-mode",
-    "write-kubeconfig-group", "helm-job-image", "agent-token", "agent-token-file", "cluster-init", "cluster-reset",
-    "cluster-reset-restore-path", "kube-apiserver-arg", "etcd-arg", "kube-controller-manager-arg", "kube-scheduler-arg",
-    "kube-cloud-controller-manager-arg", "kine-tls", "datastore-endpoint", "datastore-cafile", "datastore-certfile",
-    "datastore-keyfile", "etcd-expose-metrics", "etcd-disable-snapshots", "etcd-snapshot-name",
-    "etcd-snapshot-schedule-cron", "etcd-snapshot-retention", "etcd-snapshot-dir", "etcd-snapshot-compress",
-    "default-local-storage-path", "disable", "disable-scheduler", "disable-cloud-controller", "disable-kube-proxy",
-    "disable-network-policy", "disable-helm-controller", "disable-apiserver", "disable-controller-manager",
-    "disable-etcd", "embedded-registry", "supervisor-metrics", "secrets-encryption", "secrets-encryption-provider",
-    "agent-token", "disable-agent",
-];
-
-const BOOLEAN: &[&str] = &[
-    "cluster-init", "cluster-reset", "debug", "with-node-id", "docker", "selinux", "tls-san-security",
-    "etcd-expose-metrics", "etcd-disable-snapshots", "etcd-snapshot-compress", "embedded-registry",
-    "supervisor-metrics", "secrets-encryption", "disable-scheduler", "disable-cloud-controller", "disable-kube-proxy",
-    "disable-network-policy", "disable-helm-controller", "disable-apiserver", "disable-controller-manager",
-    "disable-etcd", "disable-agent", "disable-apiserver-lb", "rootless", "prefer-bundled-bin", "enable-pprof",
-    "protect-kernel-defaults", "flannel-ipv6-masq", "flannel-external-ip", "disable-default-registry-endpoint",
-    "kine-tls",
-];
-
-/// Must be equal on all servers, with their defaults (pkg/daemons/config/types.go).
-const CRITICAL: &[(&str, &str)] = &[
-    ("cluster-cidr", "10.42.0.0/16"),
-    ("service-cidr", "10.43.0.0/16"),
-    ("cluster-dns", "10.43.0.10"),
-    ("cluster-domain", "cluster.local"),
-    ("disable-cloud-controller", "false"),
-    ("disable-helm-controller", "false"),
-    ("disable-network-policy", "false"),
-    ("secrets-encryption", "false"),
-    ("secrets-encryption-provider", "aescbc"),
-    ("embedded-registry", "false"),
-    ("supervisor-metrics", "false"),
-    ("flannel-backend", "vxlan"),
-    ("flannel-ipv6-masq", "false"),
-    ("flannel-external-ip", "false"),
-    ("egress-selector-mode", "agent"),
-];
 
 /// The config files in the order in which they count: config.yaml, then config.yaml.d/*.yaml by name.
 pub fn read_files(main: &Path) -> Result<Written, BadSettings> {
@@ -230,7 +176,8 @@ impl Settings {
             .iter()
             .map(|(key, default)| ((*key).to_owned(), last(key).unwrap_or_else(|| (*default).to_owned())))
             .collect();
-        critical.insert("disable-servicelb".into(), list("disable").contains(&"servicelb".into()).to_string());
+        critical
+            .insert("disable-servicelb".into(), list("disable").contains(&"servicelb".into()).to_string());
         Ok(Self {
             cluster_init: truth("cluster-init")?,
             cluster_reset: truth("cluster-reset")?,

@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn the_file_differs_from_the_recorded_one_only_where_stated() {
-        let member = Member { name: "mini-pc-2-5daadf9c", ip: "10.99.0.12", metrics_on_node_ip: false, debug: false };
+        let member =
+            Member { name: "mini-pc-2-5daadf9c", ip: "10.99.0.12", metrics_on_node_ip: false, debug: false };
         let ours = member.config(&Paths::new(Path::new("/"), None), &Initial::FromDisk);
         let ours = yaml::documents(&ours).unwrap().remove(0);
         let recorded = yaml::documents(include_str!("../../fixtures/etcd-config.yaml")).unwrap().remove(0);

@@ -49,8 +49,11 @@ pub struct Gateway {
 impl Gateway {
     pub fn open(paths: &Paths) -> Result<Self, EtcdError> {
         let dir = paths.etcd_tls();
-        let (ca, crt, key) =
-            (read(&dir.join("server-ca.crt"))?, read(&dir.join("client.crt"))?, read(&dir.join("client.key"))?);
+        let (ca, crt, key) = (
+            read(&dir.join("server-ca.crt"))?,
+            read(&dir.join("client.crt"))?,
+            read(&dir.join("client.key"))?,
+        );
         let pair = Pair { crt: &crt, key: &key };
         Ok(Self { client: Client::new("127.0.0.1", 2382, &Trust::Ca(&ca), Some(pair))? })
     }
@@ -68,9 +71,10 @@ impl Gateway {
         }
         let json = reply.json();
         match json["message"].as_str() {
-            Some(message) => {
-                Err(EtcdError::Refused { code: json["code"].as_i64().unwrap_or(0), message: message.to_owned() })
-            }
+            Some(message) => Err(EtcdError::Refused {
+                code: json["code"].as_i64().unwrap_or(0),
+                message: message.to_owned(),
+            }),
             None => Err(EtcdError::Odd(format!("HTTP {}: {}", reply.status, reply.text()))),
         }
     }

@@ -22,7 +22,9 @@ pub struct Call {
 pub enum BadCall {
     #[error("no verb given")]
     Empty,
-    #[error("unknown flag: {0}\nhint: the stand-in's kubectl knows the flags that Muster uses only (docs/stand-in.md)")]
+    #[error(
+        "unknown flag: {0}\nhint: the stand-in's kubectl knows the flags that Muster uses only (docs/stand-in.md)"
+    )]
     Flag(String),
     #[error("flag needs an argument: {0}")]
     NoValue(String),
@@ -30,12 +32,22 @@ pub enum BadCall {
 
 /// Flags that are accepted and change nothing here: there are no pods.
 const NO_EFFECT: &[&str] = &[
-    "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--force-conflicts", "--disable-eviction",
-    "--now", "--no-headers",
+    "--ignore-daemonsets",
+    "--delete-emptydir-data",
+    "--force",
+    "--force-conflicts",
+    "--disable-eviction",
+    "--now",
+    "--no-headers",
 ];
 const NO_EFFECT_WITH_VALUE: &[&str] = &[
-    "--grace-period", "--pod-selector", "--request-timeout", "--skip-wait-for-delete-timeout", "--kubeconfig",
-    "--validate", "--cascade",
+    "--grace-period",
+    "--pod-selector",
+    "--request-timeout",
+    "--skip-wait-for-delete-timeout",
+    "--kubeconfig",
+    "--validate",
+    "--cascade",
 ];
 
 pub fn parse(args: &[String]) -> Result<Call, BadCall> {
@@ -69,7 +81,8 @@ pub fn parse(args: &[String]) -> Result<Call, BadCall> {
             None => (arg.as_str(), None),
         };
         let truth = inline.as_deref() != Some("false");
-        let mut value = || inline.clone().or_else(|| args.next().cloned()).ok_or_else(|| BadCall::NoValue(flag.into()));
+        let mut value =
+            || inline.clone().or_else(|| args.next().cloned()).ok_or_else(|| BadCall::NoValue(flag.into()));
         match flag {
             "-o" | "--output" => call.output = Some(value()?),
             "--raw" => call.raw = Some(value()?),

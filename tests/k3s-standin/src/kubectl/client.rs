@@ -10,7 +10,9 @@ use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
 pub enum KubectlError {
-    #[error("The connection to the server localhost:8080 was refused - did you specify the right host or port?")]
+    #[error(
+        "The connection to the server localhost:8080 was refused - did you specify the right host or port?"
+    )]
     NoKubeconfig,
     #[error("error loading config file \"{0}\": not a kubeconfig of k3s")]
     BadKubeconfig(String),
@@ -33,7 +35,8 @@ impl Api {
         let text = std::fs::read_to_string(&file).map_err(|_| KubectlError::NoKubeconfig)?;
         let bad = || KubectlError::BadKubeconfig(file.display().to_string());
         let config = yaml::documents(&text).map_err(|_| bad())?.into_iter().next().ok_or_else(bad)?;
-        let decoded = |value: &Value| value.as_str().and_then(unbase64).and_then(|b| String::from_utf8(b).ok());
+        let decoded =
+            |value: &Value| value.as_str().and_then(unbase64).and_then(|b| String::from_utf8(b).ok());
         let cluster = &config["clusters"][0]["cluster"];
         let user = &config["users"][0]["user"];
         let ca = decoded(&cluster["certificate-authority-data"]).ok_or_else(bad)?;
@@ -61,7 +64,13 @@ impl Api {
         self.send(Method::PATCH, &path, "application/apply-patch+yaml", object.to_string()).await
     }
 
-    async fn send(&self, method: Method, path: &str, kind: &str, body: String) -> Result<Reply, KubectlError> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: String,
+    ) -> Result<Reply, KubectlError> {
         let ask = Ask { method, path, headers: &[("content-type", kind)], body: body.into() };
         accepted(self.client.send(&ask, self.limit).await?)
     }

@@ -127,9 +127,15 @@ mod tests {
         let specs = |s: &str| vec![s.to_owned()];
         let tainted = after(taint(&node(), &specs("g=p:NoSchedule"), true).unwrap());
         assert_eq!(tainted["spec"]["taints"][0], json!({"key": "g", "value": "p", "effect": "NoSchedule"}));
-        assert!(matches!(taint(&tainted, &specs("g=q:NoSchedule"), false), Err(BadChange::TaintTaken { .. })));
+        assert!(matches!(
+            taint(&tainted, &specs("g=q:NoSchedule"), false),
+            Err(BadChange::TaintTaken { .. })
+        ));
         let gone = taint(&tainted, &specs("g:NoSchedule-"), false).unwrap();
-        assert_eq!((gone.patch.unwrap()["spec"]["taints"].clone(), gone.said.as_str()), (Value::Null, "node/a untainted"));
+        assert_eq!(
+            (gone.patch.unwrap()["spec"]["taints"].clone(), gone.said.as_str()),
+            (Value::Null, "node/a untainted")
+        );
         assert!(matches!(taint(&node(), &specs("g-"), true), Err(BadChange::NoTaint(_))));
     }
 

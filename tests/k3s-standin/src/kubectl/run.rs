@@ -1,7 +1,7 @@
 //! The verbs. stdout is for data, stderr for people.
 
-use crate::base::log::say;
 use crate::api::kinds::Place;
+use crate::base::log::say;
 use crate::base::paths::Paths;
 use crate::base::yaml;
 use crate::kubectl::arguments::{BadCall, Call, parse};
@@ -196,19 +196,25 @@ async fn delete(api: &Api, call: &Call) -> Result<(), KubectlError> {
             Err(KubectlError::Server { code: 404, .. }) if call.ignore_not_found => continue,
             Err(e) => return Err(e),
         }
-        while call.wait {
-            match api.get(&place.path()).await {
-                Err(KubectlError::Server { code: 404, .. }) => break,
-                Ok(_) | Err(_) if until.is_some_and(|at| Instant::now() > at) => {
-                    let what = format!("timed out waiting for the condition on {}/{name}", place.plural);
-                    return Err(KubectlError::Usage(what));
-                }
-                Ok(_) => tokio::time::sleep(POLL).await,
-                Err(e) => return Err(e),
-            }
+        if call.wait {
+            wait_until_gone(api, &place, until).await?;
         }
     }
     Ok(())
+}
+
+async fn wait_until_gone(api: &Api, place: &Place, until: Option<Instant>) -> Result<(), KubectlError> {
+    loop {
+        match api.get(&place.path()).await {
+            Err(KubectlError::Server { code: 404, .. }) => return Ok(()),
+            Ok(_) | Err(_) if until.is_some_and(|at| Instant::now() > at) => {
+                let what = format!("{}/{}", place.plural, place.name);
+                return Err(KubectlError::Usage(format!("timed out waiting for the condition on {what}")));
+            }
+            Ok(_) => tokio::time::sleep(POLL).await,
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 async fn apply(api: &Api, call: &Call) -> Result<(), KubectlError> {
@@ -223,8 +229,8 @@ async fn apply(api: &Api, call: &Call) -> Result<(), KubectlError> {
         std::fs::read_to_string(file)
     };
     let text = text.map_err(|e| KubectlError::Usage(format!("{file}: {e}")))?;
-    let documents = yaml::documents(&text)
-        .map_err(|e| KubectlError::Usage(format!("error parsing {file}: {e}")))?;
+    let documents =
+        yaml::documents(&text).map_err(|e| KubectlError::Usage(format!("error parsing {file}: {e}")))?;
     for object in documents.iter().flat_map(items) {
         let place = Place::of(&object).ok_or_else(|| {
             KubectlError::Usage(format!("{file}: an object lacks apiVersion, kind or metadata.name"))

@@ -126,7 +126,10 @@ mod tests {
 
     #[test]
     fn a_duplicate_table_is_refused() {
-        assert!(matches!(read(&format!("{KATA}{}", KATA.replace("version = 3\n", ""))), Err(ContainerdError::Toml { .. })));
+        assert!(matches!(
+            read(&format!("{KATA}{}", KATA.replace("version = 3\n", ""))),
+            Err(ContainerdError::Toml { .. })
+        ));
     }
 
     #[test]
@@ -145,7 +148,11 @@ mod tests {
     #[test]
     fn the_rendered_config_names_its_drop_in_directory() {
         let text = rendered("/x/var/lib/rancher/k3s", "/run/k3s/containerd");
-        assert!(text.contains("imports = [\"/x/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/*.toml\"]"));
+        assert!(
+            text.contains(
+                "imports = [\"/x/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/*.toml\"]"
+            )
+        );
         assert!(toml::from_str::<toml::Table>(&text).is_ok());
     }
 

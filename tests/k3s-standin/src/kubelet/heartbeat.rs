@@ -74,7 +74,8 @@ impl Kubelet {
     }
 
     async fn renew(&self, api: &Client) -> Result<(), HttpError> {
-        let spec = json!({"holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": rfc3339_now()});
+        let spec =
+            json!({"holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": rfc3339_now()});
         let reply = merge(api, &format!("{LEASES}/{}", self.name), &json!({"spec": spec})).await?;
         if reply.status != 404 {
             return accepted(&reply);
@@ -116,7 +117,13 @@ async fn merge(api: &Client, path: &str, patch: &Value) -> Result<Reply, HttpErr
     send(api, Method::PATCH, path, "application/merge-patch+json", patch).await
 }
 
-async fn send(api: &Client, method: Method, path: &str, kind: &str, body: &Value) -> Result<Reply, HttpError> {
+async fn send(
+    api: &Client,
+    method: Method,
+    path: &str,
+    kind: &str,
+    body: &Value,
+) -> Result<Reply, HttpError> {
     let ask = Ask { method, path, headers: &[("content-type", kind)], body: body.to_string().into() };
     api.send(&ask, LIMIT).await
 }

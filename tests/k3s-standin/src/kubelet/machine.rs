@@ -29,7 +29,8 @@ pub fn default_ip() -> Option<IpAddr> {
 
 impl Machine {
     pub fn read() -> Self {
-        let line = |path: &str| std::fs::read_to_string(path).map(|t| t.trim().to_owned()).unwrap_or_default();
+        let line =
+            |path: &str| std::fs::read_to_string(path).map(|t| t.trim().to_owned()).unwrap_or_default();
         let os = line("/etc/os-release");
         let os_image = os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or_default();
         let memory = line("/proc/meminfo");

@@ -18,21 +18,39 @@ pub struct Who<'a> {
 /// A label that the kubelet refuses to set on itself ends k3s (the kubelet's NodeRestriction prefixes).
 pub fn refused_label(settings: &Settings) -> Option<String> {
     let allowed = |key: &str| {
-        let exact = ["kubernetes.io/hostname", "kubernetes.io/os", "kubernetes.io/arch", "beta.kubernetes.io/os",
-            "beta.kubernetes.io/arch", "beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type",
-            "topology.kubernetes.io/region", "topology.kubernetes.io/zone",
-            "failure-domain.beta.kubernetes.io/region", "failure-domain.beta.kubernetes.io/zone"];
+        let exact = [
+            "kubernetes.io/hostname",
+            "kubernetes.io/os",
+            "kubernetes.io/arch",
+            "beta.kubernetes.io/os",
+            "beta.kubernetes.io/arch",
+            "beta.kubernetes.io/instance-type",
+            "node.kubernetes.io/instance-type",
+            "topology.kubernetes.io/region",
+            "topology.kubernetes.io/zone",
+            "failure-domain.beta.kubernetes.io/region",
+            "failure-domain.beta.kubernetes.io/zone",
+        ];
         let domain = key.split_once('/').map_or("", |(domain, _)| domain);
-        let theirs = ["kubernetes.io", "k8s.io"].iter().any(|d| domain == *d || domain.ends_with(&format!(".{d}")));
+        let theirs =
+            ["kubernetes.io", "k8s.io"].iter().any(|d| domain == *d || domain.ends_with(&format!(".{d}")));
         let free = ["kubelet.kubernetes.io", "node.kubernetes.io"];
-        !theirs || exact.contains(&key) || free.iter().any(|d| domain == *d || domain.ends_with(&format!(".{d}")))
+        !theirs
+            || exact.contains(&key)
+            || free.iter().any(|d| domain == *d || domain.ends_with(&format!(".{d}")))
     };
     let keys = settings.node_label.iter().map(|l| l.split_once('=').map_or(l.as_str(), |(k, _)| k));
     keys.into_iter().find(|key| !allowed(key)).map(str::to_owned)
 }
 
 /// A Node as it registers: labels and taints of the config are set here and never again.
-pub fn registration(who: &Who<'_>, settings: &Settings, machine: &Machine, handlers: &[String], now: &str) -> Value {
+pub fn registration(
+    who: &Who<'_>,
+    settings: &Settings,
+    machine: &Machine,
+    handlers: &[String],
+    now: &str,
+) -> Value {
     let mut labels = Map::new();
     for (key, value) in [
         ("beta.kubernetes.io/arch", machine.arch),
@@ -195,8 +213,12 @@ mod tests {
         assert_eq!(missing(|n| &n["metadata"]), stamped);
         assert_eq!(missing(|n| &n["spec"]), ["podCIDR", "podCIDRs"]);
         assert_eq!(missing(|n| &n["status"]), ["declaredFeatures", "features"]);
-        let annotations =
-            ["k3s.io/node-config-hash", "k3s.io/node-env", "node.alpha.kubernetes.io/ttl", "volumes.kubernetes.io/controller-managed-attach-detach"];
+        let annotations = [
+            "k3s.io/node-config-hash",
+            "k3s.io/node-env",
+            "node.alpha.kubernetes.io/ttl",
+            "volumes.kubernetes.io/controller-managed-attach-detach",
+        ];
         assert_eq!(missing(|n| &n["metadata"]["annotations"]), annotations);
     }
 

@@ -5,7 +5,7 @@ use crate::base::paths::Paths;
 use crate::base::pki::{Authority, Leaf, PkiError, ca_hash, read, store};
 use crate::base::settings::Settings;
 use crate::base::tls::Trust;
-use crate::base::log;
+use crate::base::{log, pki};
 use hyper::Method;
 use hyper::body::Bytes;
 use k3s_model::ids::CaHash;
@@ -35,6 +35,8 @@ pub enum BootstrapError {
     Token(String),
     #[error("Get \"{server}/v1-k3s/server-bootstrap\": {why}")]
     Fetch { server: String, why: String },
+    #[error("no {0} in the bootstrap data")]
+    Incomplete(String),
     #[error("failed to validate server configuration: {}", texts::CRITICAL_MISMATCH)]
     Mismatch,
     #[error(transparent)]
@@ -126,9 +128,7 @@ pub fn write_tokens(paths: &Paths, secrets: &Secrets) -> std::io::Result<()> {
     crate::base::paths::write(&file("token"), 0o600, full("server", &secrets.server).as_bytes())?;
     relink(&file("node-token"))?;
     match &secrets.agent {
-        Some(agent) => {
-            crate::base::paths::write(&file("agent-token"), 0o600, full("node", agent).as_bytes())
-        }
+        Some(agent) => crate::base::paths::write(&file("agent-token"), 0o600, full("node", agent).as_bytes()),
         None => relink(&file("agent-token")),
     }
 }
@@ -158,7 +158,8 @@ fn files_of_a_cluster() -> Vec<String> {
 /// The CA of the server at `url`, checked against the token: a bare password pins nothing and is only warned about.
 pub async fn trusted_ca(url: &str, token: &Token) -> Result<String, BootstrapError> {
     let path = "/cacerts";
-    let told = |e: HttpError| BootstrapError::Token(format!("failed to get CA certs: Get \"{url}{path}\": {e}"));
+    let told =
+        |e: HttpError| BootstrapError::Token(format!("failed to get CA certs: Get \"{url}{path}\": {e}"));
     let client = Client::of_url(url, &Trust::Anybody, None).map_err(told)?;
     let reply = client.get(path, LIMIT).await.map_err(told)?;
     let found = CaHash(ca_hash(&reply.body));
@@ -201,12 +202,24 @@ pub async fn fetch(
     let theirs: BTreeMap<String, String> =
         serde_json::from_value(bundle["critical"].clone()).unwrap_or_default();
     check_critical(&theirs, &settings.critical)?;
+    unpack(&bundle, paths)?;
+    Ok(ca)
+}
+
+/// Put a bundle's files under server/tls.
+pub fn unpack(bundle: &Value, paths: &Paths) -> Result<(), BootstrapError> {
     for name in files_of_a_cluster() {
-        let text = bundle["files"][&name].as_str().ok_or_else(|| failed(format!("no {name} in the answer")))?;
+        let text = bundle["files"][&name].as_str().ok_or_else(|| BootstrapError::Incomplete(name.clone()))?;
         let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
         store(&paths.tls().join(&name), mode, text)?;
     }
-    Ok(ca)
+    Ok(())
+}
+
+/// Where the datastore keeps the bundle: under a hash of the token's password, so that a snapshot is worth nothing without it.
+/// The real one encrypts the bundle with the password; here it lies there in clear.
+pub fn datastore_key(password: &str) -> String {
+    format!("/bootstrap/{}", &pki::sha256_hex(password.as_bytes())[..12])
 }
 
 fn check_critical(

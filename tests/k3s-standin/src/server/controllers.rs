@@ -123,7 +123,10 @@ enum Removal {
     Skip,
     /// Label without annotations: Terminating for ever.
     Stuck,
-    Member { name: String, address: String },
+    Member {
+        name: String,
+        address: String,
+    },
 }
 
 fn removal(node: &Value) -> Removal {
@@ -164,9 +167,8 @@ async fn finish_deletion(k3s: &K3s, node: &Value) -> Result<(), ObjectError> {
 /// Name AND address must match; nothing found is success. The leadership is moved away first.
 async fn remove_peer(k3s: &K3s, name: &str, address: &str) -> Result<(), EtcdError> {
     let members = k3s.gateway.members(LIMIT).await?;
-    let found = members.iter().find(|m| {
-        m.name == name && k3s_model::config::url_host(m.peer_url()) == address
-    });
+    let found =
+        members.iter().find(|m| m.name == name && k3s_model::config::url_host(m.peer_url()) == address);
     let Some(member) = found else { return Ok(()) };
     log::info_with(
         "Removing etcd member from cluster due to node delete",
@@ -194,10 +196,13 @@ async fn call_silent_nodes_unknown(k3s: &K3s, nodes: &[Value], seen: &mut Seen) 
         if silent >= Duration::from_millis(NUMBERS.node_grace) && !unknown {
             let now = rfc3339(unix_now());
             objects::update(&k3s.store, &format!("/api/v1/nodes/{name}"), |node| {
-                set_condition(node, &json!({
-                    "type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown",
-                    "message": "Kubelet stopped posting node status.", "lastTransitionTime": now,
-                }));
+                set_condition(
+                    node,
+                    &json!({
+                        "type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown",
+                        "message": "Kubelet stopped posting node status.", "lastTransitionTime": now,
+                    }),
+                );
             })
             .await?;
         }

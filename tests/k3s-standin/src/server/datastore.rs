@@ -101,7 +101,10 @@ async fn ended(k3s: &K3s, removed: bool, status: &str) {
         // removed while it was down: the real one stays for ever with these words, without health and without a tombstone
         (true, false) => {
             k3s.phase.set(Phase::Lingering);
-            log::raw(&format!("{{\"level\":\"warn\",\"msg\":\"server error\",\"error\":{:?}}}", texts::PERMANENTLY_REMOVED));
+            log::raw(&format!(
+                "{{\"level\":\"warn\",\"msg\":\"server error\",\"error\":{:?}}}",
+                texts::PERMANENTLY_REMOVED
+            ));
             log::raw(&format!("{{\"level\":\"warn\",\"msg\":{:?}}}", texts::DATA_DIR_MUST_GO));
             metrics::stand_in_for_removed().await;
         }

@@ -62,7 +62,8 @@ pub async fn wait_for_voter(k3s: &Rc<K3s>) -> bool {
 async fn watch_listing(k3s: &K3s) {
     match k3s.gateway.status().await {
         Ok(status) if status.leader.is_some() => k3s.listed.set(true),
-        Ok(_) | Err(EtcdError::Refused { .. } | EtcdError::Http(_) | EtcdError::Pki(_) | EtcdError::Odd(_)) => {}
+        Ok(_)
+        | Err(EtcdError::Refused { .. } | EtcdError::Http(_) | EtcdError::Pki(_) | EtcdError::Odd(_)) => {}
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::base::{clock, log};
 use crate::etcd::config::{Initial, Member};
+use crate::server::bootstrap::{bundle, datastore_key, unpack};
 use crate::server::state::K3s;
 use anyhow::{Context, bail};
 use std::path::Path;
@@ -10,6 +11,12 @@ use std::process::Command;
 /// Before etcd: with a snapshot, db/etcd goes to db/etcd-old-<unix time> and is made anew from it; the member gets a new name.
 pub fn prepare(k3s: &K3s, etcd: &Path) -> anyhow::Result<()> {
     let db = k3s.paths.etcd_db();
+    // the one member gets a name of its own in either case
+    if let Err(e) = std::fs::remove_file(k3s.paths.name_file())
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(e).context("removing db/etcd/name");
+    }
     if let Some(snapshot) = &k3s.settings.restore_path {
         let etcdutl = etcd.with_file_name("etcdutl");
         if !etcdutl.is_file() {
@@ -53,6 +60,24 @@ pub async fn finish(k3s: &K3s) -> anyhow::Result<()> {
     if members.len() != 1 {
         bail!("etcd still has {} members", members.len());
     }
+    if k3s.settings.restore_path.is_some() {
+        let kept = k3s.store.get(&datastore_key(&k3s.secrets.server)).await?;
+        let Some(kept) = kept else {
+            bail!("bootstrap data already found and encrypted with different token")
+        };
+        log::warn("Updating bootstrap data on disk from datastore");
+        unpack(&serde_json::from_slice(&kept.value)?, &k3s.paths)?;
+    }
     crate::base::paths::write(&k3s.paths.reset_flag(), 0o600, b"")?;
+    Ok(())
+}
+
+/// Every ready server sees to it that the datastore, and so each snapshot, holds the cluster's CAs.
+pub async fn keep_bundle(k3s: &K3s) -> anyhow::Result<()> {
+    let key = datastore_key(&k3s.secrets.server);
+    if k3s.store.get(&key).await?.is_none() {
+        log::info("Saving cluster bootstrap data to datastore");
+        k3s.store.put(&key, &bundle(&k3s.paths, &k3s.settings)?.to_string()).await?;
+    }
     Ok(())
 }

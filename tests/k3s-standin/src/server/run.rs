@@ -58,7 +58,8 @@ pub async fn run(settings: Settings, paths: Paths, release: &str) -> End {
 }
 
 async fn wait(mut ends: mpsc::UnboundedReceiver<End>) -> End {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return End::Fatal("cannot listen for signals".to_owned());
     };
     tokio::select! {
@@ -139,7 +140,11 @@ async fn prepare(settings: &Settings, paths: &Paths) -> Result<Begun, End> {
         token: token.clone(),
         is_agent: false,
     };
-    let what = decide_start(&paths.disk_facts(), &config);
+    // a reset is etcd's, whatever lies on the disk: that is how a snapshot comes onto another machine
+    let what = match settings.cluster_reset {
+        true => Start::ExistingMember,
+        false => decide_start(&paths.disk_facts(), &config),
+    };
     let mut client = None;
     match &what {
         Start::Fatal(why) => return Err(End::Fatal(why.to_string())),
@@ -157,9 +162,7 @@ async fn prepare(settings: &Settings, paths: &Paths) -> Result<Begun, End> {
     }
     if let (Start::Join { server } | Start::RejoinAfterTombstone { server }, Some(token)) = (&what, &token) {
         let fetched = bootstrap::fetch(server, token, paths, settings).await;
-        let ca = fetched
-            .context("preparing server: failed to bootstrap cluster data")
-            .map_err(fatal)?;
+        let ca = fetched.context("preparing server: failed to bootstrap cluster data").map_err(fatal)?;
         log::info("Reconciling bootstrap data between datastore and disk");
         client = Some(Client::of_url(server, &Trust::Ca(&ca), None).map_err(|e| fatal(e.into()))?);
     }
@@ -172,7 +175,8 @@ async fn prepare(settings: &Settings, paths: &Paths) -> Result<Begun, End> {
     }
     let authorities = Authorities::ensure(paths).context("preparing server").map_err(fatal)?;
     authorities.write_leaves(paths, settings, &node, &ip).context("preparing server").map_err(fatal)?;
-    let secrets = Secrets { server: server_password, agent: agent_password, ca_pem: authorities.server.pem.clone() };
+    let secrets =
+        Secrets { server: server_password, agent: agent_password, ca_pem: authorities.server.pem.clone() };
     bootstrap::write_tokens(paths, &secrets).context("writing tokens").map_err(fatal)?;
     write_kubeconfig(paths, settings).context("writing kubeconfig").map_err(fatal)?;
     Ok(Begun { what, etcd, node, ip, secrets, authorities: Rc::new(authorities), server: client })
@@ -180,8 +184,10 @@ async fn prepare(settings: &Settings, paths: &Paths) -> Result<Begun, End> {
 
 async fn listen(k3s: &Rc<K3s>, authorities: &Rc<Authorities>) -> anyhow::Result<()> {
     let tls_dir = k3s.paths.tls();
-    let (crt, key) =
-        (read(&tls_dir.join("serving-kube-apiserver.crt"))?, read(&tls_dir.join("serving-kube-apiserver.key"))?);
+    let (crt, key) = (
+        read(&tls_dir.join("serving-kube-apiserver.crt"))?,
+        read(&tls_dir.join("serving-kube-apiserver.key"))?,
+    );
     let config = tls::server(Pair { crt: &crt, key: &key }, &authorities.client.pem)?;
     let listener = TcpListener::bind(("0.0.0.0", k3s.settings.port))
         .await
@@ -247,9 +253,13 @@ async fn try_live(
             migrate(k3s).await.map_err(|e| End::Fatal(format!("{e:#}")))?;
         }
         if k3s.settings.cluster_reset {
-            return reset::finish(k3s).await.map_or_else(|e| Err(End::Fatal(format!("{e:#}"))), |()| Err(End::Reset));
+            // the real one reads the datastore's bundle here and puts it on the disk
+            return reset::finish(k3s)
+                .await
+                .map_or_else(|e| Err(End::Fatal(format!("{e:#}"))), |()| Err(End::Reset));
         }
     }
+    reset::keep_bundle(k3s).await.map_err(|e| End::Fatal(format!("{e:#}")))?;
     k3s.ready.set(true);
     k3s.quorum_seen.set(Instant::now());
     let api = admin_client(k3s, "127.0.0.1", k3s.settings.port).map_err(|e| End::Fatal(format!("{e:#}")))?;

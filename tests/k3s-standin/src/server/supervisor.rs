@@ -149,13 +149,18 @@ pub fn internal_ip(node: &Value) -> Option<&str> {
 
 /// A worker's certificate, against its node password: the first one is remembered, any other is refused.
 async fn kubelet_certificate(k3s: &K3s, authorities: &Authorities, asked: &Asked, client: bool) -> Answer {
-    let (Some(node), Some(secret)) = (asked.header("k3s-node-name"), asked.header("k3s-node-password")) else {
+    let (Some(node), Some(secret)) = (asked.header("k3s-node-name"), asked.header("k3s-node-password"))
+    else {
         return status::supervisor(400, "BadRequest", "node name or password not set", None);
     };
     if let Err(e) = password::ensure(&k3s.store, node, secret).await {
         return match e {
-            password::PasswordError::Rejected => Answer::text(403, format!("{}\n", texts::NODE_PASSWORD_REJECTED)),
-            password::PasswordError::Object(e) => status::supervisor(500, "InternalError", &e.to_string(), None),
+            password::PasswordError::Rejected => {
+                Answer::text(403, format!("{}\n", texts::NODE_PASSWORD_REJECTED))
+            }
+            password::PasswordError::Object(e) => {
+                status::supervisor(500, "InternalError", &e.to_string(), None)
+            }
         };
     }
     let ip = asked.header("k3s-node-ip").unwrap_or_default();

@@ -134,7 +134,7 @@ pub fn ctl(args: &[String]) -> i32 {
 
 /// `systemctl VERB [--no-block] UNIT…` for a program that calls it; sockets are `$LAB_SUPERVISOR_DIR/UNIT.sock`.
 pub fn systemctl(args: &[String]) -> i32 {
-    let words: Vec<&str> = args.iter().map(String::as_str).filter(|a| !a.starts_with('-')).collect();
+    let words = words(args);
     let (Some(verb), Some(dir)) = (words.first(), std::env::var_os("LAB_SUPERVISOR_DIR")) else {
         eprintln!("systemctl (lab-supervisor): a verb and LAB_SUPERVISOR_DIR are needed");
         return 2;
@@ -170,6 +170,20 @@ pub fn systemctl(args: &[String]) -> i32 {
     }
 }
 
+/// What is neither a flag nor the value of `-p`.
+fn words(args: &[String]) -> Vec<&str> {
+    let mut args = args.iter().map(String::as_str);
+    let mut words = Vec::new();
+    while let Some(arg) = args.next() {
+        if matches!(arg, "-p" | "--property") {
+            args.next();
+        } else if !arg.starts_with('-') {
+            words.push(arg);
+        }
+    }
+    words
+}
+
 fn tell(verb: &str, args: &[String], answer: &Value) -> i32 {
     let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
     match verb {
@@ -193,7 +207,9 @@ fn tell(verb: &str, args: &[String], answer: &Value) -> i32 {
             ];
             let wanted = properties(args);
             let bare = args.iter().any(|a| a == "--value");
-            for (key, value) in all.iter().filter(|(key, _)| wanted.is_empty() || wanted.contains(&(*key).to_owned())) {
+            for (key, value) in
+                all.iter().filter(|(key, _)| wanted.is_empty() || wanted.contains(&(*key).to_owned()))
+            {
                 if bare {
                     say!("{value}");
                 } else {
@@ -213,7 +229,9 @@ fn properties(args: &[String]) -> Vec<String> {
     while let Some(arg) = args.next() {
         let named = match arg.as_str() {
             "-p" | "--property" => args.next().cloned(),
-            other => other.strip_prefix("--property=").or_else(|| other.strip_prefix("-p")).map(str::to_owned),
+            other => {
+                other.strip_prefix("--property=").or_else(|| other.strip_prefix("-p")).map(str::to_owned)
+            }
         };
         out.extend(named.iter().flat_map(|n| n.split(',')).filter(|n| !n.is_empty()).map(str::to_owned));
     }

@@ -101,8 +101,7 @@ async fn supervise(options: &Options) -> anyhow::Result<()> {
     if unit.kind == Kind::Notify {
         env.insert("NOTIFY_SOCKET".to_owned(), notify_path.display().to_string());
     }
-    let shown =
-        Shown { state: State::Inactive, main_pid: 0, restarts: 0, masked: false, result: "success" };
+    let shown = Shown { state: State::Inactive, main_pid: 0, restarts: 0, masked: false, result: "success" };
     let due = (!options.inactive).then(Instant::now);
     let root = options.root.clone();
     let mut supervisor =

@@ -55,9 +55,26 @@ pub enum BadUnit {
 
 /// Keys of [Service] that change nothing in a lab: limits, identities, accounting.
 const WITHOUT_EFFECT: &[&str] = &[
-    "User", "Group", "Delegate", "LimitNOFILE", "LimitNPROC", "LimitCORE", "TasksMax", "OOMScoreAdjust", "Slice",
-    "StandardOutput", "StandardError", "SyslogIdentifier", "NotifyAccess", "TimeoutSec", "RestartPreventExitStatus",
-    "MemoryMax", "CPUWeight", "IOWeight", "UMask", "WorkingDirectory",
+    "User",
+    "Group",
+    "Delegate",
+    "LimitNOFILE",
+    "LimitNPROC",
+    "LimitCORE",
+    "TasksMax",
+    "OOMScoreAdjust",
+    "Slice",
+    "StandardOutput",
+    "StandardError",
+    "SyslogIdentifier",
+    "NotifyAccess",
+    "TimeoutSec",
+    "RestartPreventExitStatus",
+    "MemoryMax",
+    "CPUWeight",
+    "IOWeight",
+    "UMask",
+    "WorkingDirectory",
 ];
 
 pub fn parse(text: &str, name: &str) -> Result<Unit, BadUnit> {
@@ -195,7 +212,10 @@ mod tests {
     #[test]
     fn k3s_s_unit_is_read_as_shipped() {
         let unit = parse(K3S, "k3s.service").unwrap();
-        assert_eq!((unit.kind, unit.restart, unit.kill_mode), (Kind::Notify, Restart::Always, KillMode::Process));
+        assert_eq!(
+            (unit.kind, unit.restart, unit.kill_mode),
+            (Kind::Notify, Restart::Always, KillMode::Process)
+        );
         assert_eq!((unit.restart_after, unit.start_limit), (Duration::from_secs(5), None));
         assert_eq!(unit.pre.iter().map(|c| c.may_fail).collect::<Vec<_>>(), [true, false]);
         assert_eq!(unit.start.words, ["/usr/local/bin/k3s", "server"]);

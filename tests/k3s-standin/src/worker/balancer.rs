@@ -70,12 +70,9 @@ impl Balancer {
 
     async fn dial(&self) -> Option<TcpStream> {
         for address in self.candidates() {
-            match tokio::time::timeout(DIAL, TcpStream::connect(&address)).await {
-                Ok(Ok(stream)) => {
-                    self.prefer(&address);
-                    return Some(stream);
-                }
-                Ok(Err(_)) | Err(_) => {}
+            if let Ok(Ok(stream)) = tokio::time::timeout(DIAL, TcpStream::connect(&address)).await {
+                self.prefer(&address);
+                return Some(stream);
             }
         }
         None

@@ -30,7 +30,8 @@ const CONFIG_RETRY: Duration = Duration::from_secs(8);
 const LIST_EACH: Duration = Duration::from_secs(10);
 
 pub async fn run(settings: Settings, paths: Paths, release: &str) -> End {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return End::Fatal("cannot listen for signals".to_owned());
     };
     tokio::select! {
@@ -69,7 +70,8 @@ async fn try_live(settings: Settings, paths: Paths, release: &str) -> Result<std
     let Some(token) = token else { return Err(End::Fatal("Error: --token is required".to_owned())) };
     let name = settings.node_name.clone().unwrap_or_else(machine::hostname);
     let ip = settings.node_ip.clone().or_else(|| machine::default_ip().map(|ip| ip.to_string()));
-    let ip = ip.ok_or_else(|| End::Fatal("Error: no default routes found in \"/proc/net/route\"".to_owned()))?;
+    let ip =
+        ip.ok_or_else(|| End::Fatal("Error: no default routes found in \"/proc/net/route\"".to_owned()))?;
     let secret = password::own(&paths.node_password()).context("node password").map_err(fatal)?;
 
     let balancer = Rc::new(Balancer::open(&paths.balancer_state(), &server));
@@ -178,11 +180,13 @@ async fn fetch(
         let text = reply.text();
         let (crt, key) = text.split_at(text.find("-----BEGIN PRIVATE KEY-----").unwrap_or(text.len()));
         let target = paths.agent().join(file);
-        let written = store(&target.with_extension("key"), 0o600, key).and_then(|()| store(&target, 0o644, crt));
+        let written =
+            store(&target.with_extension("key"), 0o600, key).and_then(|()| store(&target, 0o644, crt));
         written.map_err(|e| refused(file, e.to_string()))?;
     }
     // last: its presence says that the other two are there
-    store(&paths.agent().join("server-ca.crt"), 0o644, &ca).map_err(|e| refused("server-ca.crt", e.to_string()))
+    store(&paths.agent().join("server-ca.crt"), 0o644, &ca)
+        .map_err(|e| refused("server-ca.crt", e.to_string()))
 }
 
 fn node_client(paths: &Paths, port: u16) -> anyhow::Result<Client> {

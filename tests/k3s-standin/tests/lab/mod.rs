@@ -8,19 +8,19 @@ use std::time::{Duration, Instant};
 /// k3s's own unit; the binary is found under the node's root.
 const UNIT: &str = "[Unit]\nDescription=Lightweight Kubernetes\n\n[Service]\nType=notify\nEnvironmentFile=-/etc/default/%N\nKillMode=process\nDelegate=yes\nUser=root\nLimitNOFILE=1048576\nTimeoutStartSec=0\nRestart=always\nRestartSec=5s\nExecStartPre=-/sbin/modprobe br_netfilter\nExecStart=/usr/local/bin/k3s ROLE\n";
 
-pub struct Lab {
+pub(crate) struct Lab {
     prefix: &'static str,
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     etcd: PathBuf,
     supervisors: Vec<Option<Child>>,
 }
 
 /// A node by its number: address 10.77.0.1N, name mini-pc-N.
-pub type Node = usize;
+pub(crate) type Node = usize;
 
 impl Lab {
     /// None, with the reason printed, where it cannot run.
-    pub fn new(prefix: &'static str, nodes: usize) -> Option<Self> {
+    pub(crate) fn new(prefix: &'static str, nodes: usize) -> Option<Self> {
         let etcd = find_etcd().or_else(|| skip("no etcd: name one in K3S_STANDIN_ETCD"))?;
         if !nix::unistd::geteuid().is_root() {
             return skip("not root");
@@ -53,15 +53,19 @@ impl Lab {
         format!("{}{n}", self.prefix)
     }
 
-    pub fn root(&self, n: Node) -> PathBuf {
+    pub(crate) fn has_etcdutl(&self) -> bool {
+        self.etcd.with_file_name("etcdutl").is_file()
+    }
+
+    pub(crate) fn root(&self, n: Node) -> PathBuf {
         self.dir.join(format!("root{n}"))
     }
 
-    pub fn data(&self, n: Node) -> PathBuf {
+    pub(crate) fn data(&self, n: Node) -> PathBuf {
         self.root(n).join("var/lib/rancher/k3s")
     }
 
-    pub fn config(&self, n: Node, text: &str) {
+    pub(crate) fn config(&self, n: Node, text: &str) {
         let file = self.root(n).join("etc/rancher/k3s/config.yaml");
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         let common = format!("node-ip: {}\nnode-name: {}\n", address(n), name(n));
@@ -69,7 +73,7 @@ impl Lab {
     }
 
     /// The token file of a server, as a join needs it.
-    pub fn token(&self, n: Node, file: &str) -> String {
+    pub(crate) fn token(&self, n: Node, file: &str) -> String {
         std::fs::read_to_string(self.data(n).join("server").join(file)).unwrap().trim().to_owned()
     }
 
@@ -83,7 +87,7 @@ impl Lab {
         command
     }
 
-    pub fn start(&mut self, n: Node, role: &str) {
+    pub(crate) fn start(&mut self, n: Node, role: &str) {
         let unit = self.root(n).join("k3s.service");
         std::fs::write(&unit, UNIT.replace("ROLE", role)).unwrap();
         let mut supervisor = self.inside(n, env!("CARGO_BIN_EXE_lab-supervisor"));
@@ -100,24 +104,28 @@ impl Lab {
         self.dir.join(format!("log{n}"))
     }
 
-    pub fn log(&self, n: Node) -> String {
+    pub(crate) fn log(&self, n: Node) -> String {
         std::fs::read_to_string(self.log_file(n)).unwrap_or_default()
     }
 
     /// Forget what was logged so far.
-    pub fn clear_log(&self, n: Node) {
+    pub(crate) fn clear_log(&self, n: Node) {
         std::fs::OpenOptions::new().write(true).open(self.log_file(n)).unwrap().set_len(0).unwrap();
     }
 
-    pub fn ctl(&self, n: Node, verb: &str) -> Value {
+    pub(crate) fn ctl(&self, n: Node, verb: &str) -> Value {
         let socket = self.socket(n);
         let output = Command::new(env!("CARGO_BIN_EXE_lab-supervisor"))
-            .arg("ctl").arg(socket).arg(verb).output().unwrap();
+            .arg("ctl")
+            .arg(socket)
+            .arg(verb)
+            .output()
+            .unwrap();
         serde_json::from_slice(&output.stdout).unwrap_or_default()
     }
 
     /// Power off: supervisor and all that it started, at once.
-    pub fn power_off(&mut self, n: Node) {
+    pub(crate) fn power_off(&mut self, n: Node) {
         if let Some(mut supervisor) = self.supervisors[n].take() {
             supervisor.kill().unwrap();
             supervisor.wait().unwrap();
@@ -130,21 +138,25 @@ impl Lab {
         String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
     }
 
-    pub fn wipe(&self, n: Node) {
+    pub(crate) fn wipe(&self, n: Node) {
         std::fs::remove_dir_all(self.data(n).join("server")).unwrap();
     }
 
     /// (HTTP status, body); status 0 when nothing answers.
-    pub fn curl(&self, n: Node, args: &[&str]) -> (u16, String) {
-        let output =
-            self.inside(n, "curl").args(["-sk", "-m", "12", "-w", "\n%{http_code}"]).args(args).output().unwrap();
+    pub(crate) fn curl(&self, n: Node, args: &[&str]) -> (u16, String) {
+        let output = self
+            .inside(n, "curl")
+            .args(["-sk", "-m", "12", "-w", "\n%{http_code}"])
+            .args(args)
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let (body, status) = text.rsplit_once('\n').unwrap_or_default();
         (status.parse().unwrap_or(0), body.to_owned())
     }
 
     /// This node's own /db/info: names with `[learner]`, or status and message.
-    pub fn db_info(&self, n: Node) -> Result<Vec<String>, (u16, String)> {
+    pub(crate) fn db_info(&self, n: Node) -> Result<Vec<String>, (u16, String)> {
         let (status, body) = self.curl(n, &["https://127.0.0.1:6443/db/info"]);
         let json: Value = serde_json::from_str(&body).unwrap_or_default();
         if status != 200 {
@@ -161,56 +173,64 @@ impl Lab {
     }
 
     /// The gateway on 2382 with k3s's own client certificate.
-    pub fn gateway(&self, n: Node, path: &str, body: &str) -> (u16, Value) {
+    pub(crate) fn gateway(&self, n: Node, path: &str, body: &str) -> (u16, Value) {
         let tls = self.data(n).join("server/tls/etcd");
         let file = |name: &str| tls.join(name).display().to_string();
-        let (crt, key, url) = (file("client.crt"), file("client.key"), format!("https://127.0.0.1:2382{path}"));
+        let (crt, key, url) =
+            (file("client.crt"), file("client.key"), format!("https://127.0.0.1:2382{path}"));
         let (status, body) = self.curl(n, &["--cert", &crt, "--key", &key, "-d", body, &url]);
         (status, serde_json::from_str(&body).unwrap_or_default())
     }
 
     /// (CA hash, etcd cluster id): who a server belongs to.
-    pub fn identity(&self, n: Node) -> (String, String) {
+    pub(crate) fn identity(&self, n: Node) -> (String, String) {
         let (_, pem) = self.curl(n, &["https://127.0.0.1:6443/cacerts"]);
         let (_, status) = self.gateway(n, "/v3/maintenance/status", "{}");
         let cluster = status["header"]["cluster_id"].as_str().unwrap_or_default().to_owned();
         (k3s_standin::base::pki::sha256_hex(pem.as_bytes()), cluster)
     }
 
-    pub fn kubectl(&self, n: Node, args: &str) -> Output {
+    pub(crate) fn kubectl(&self, n: Node, args: &str) -> Output {
         let mut command = self.inside(n, env!("CARGO_BIN_EXE_k3s-standin"));
         command.arg("kubectl").args(args.split_whitespace()).output().unwrap()
     }
 
     /// stdout of a kubectl call that must succeed.
-    pub fn said(&self, n: Node, args: &str) -> String {
+    pub(crate) fn said(&self, n: Node, args: &str) -> String {
         let output = self.kubectl(n, args);
         assert!(output.status.success(), "kubectl {args}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    pub fn k3s(&self, n: Node, args: &str) -> Output {
+    pub(crate) fn k3s(&self, n: Node, args: &str) -> Output {
         let mut command = self.inside(n, env!("CARGO_BIN_EXE_k3s-standin"));
         command.args(args.split_whitespace()).output().unwrap()
     }
 
-    pub fn starts(&self, n: Node) -> usize {
+    pub(crate) fn starts(&self, n: Node) -> usize {
         std::fs::read_to_string(self.dir.join(format!("starts{n}"))).map_or(0, |t| t.lines().count())
     }
 
-    pub fn wait_log(&self, n: Node, text: &str, seconds: u64) {
-        wait_for_or(&format!("node {n} to log {text:?}"), seconds, || self.log(n).contains(text), || self.log(n));
+    pub(crate) fn wait_log(&self, n: Node, text: &str, seconds: u64) {
+        wait_for_or(
+            &format!("node {n} to log {text:?}"),
+            seconds,
+            || self.log(n).contains(text),
+            || self.log(n),
+        );
     }
 
     /// The service manager was told.
-    pub fn wait_ready(&self, n: Node, seconds: u64) {
+    pub(crate) fn wait_ready(&self, n: Node, seconds: u64) {
         let ready = || self.ctl(n, "status")["active"] == "active";
         wait_for_or(&format!("node {n} to be ready"), seconds, ready, || self.log(n));
     }
 
-    pub fn wait_members(&self, n: Node, want: &[&str], seconds: u64) {
+    pub(crate) fn wait_members(&self, n: Node, want: &[&str], seconds: u64) {
         let same = || self.db_info(n).is_ok_and(|have| have == want);
-        wait_for_or(&format!("node {n} to list {want:?}"), seconds, same, || format!("{:?}", self.db_info(n)));
+        wait_for_or(&format!("node {n} to list {want:?}"), seconds, same, || {
+            format!("{:?}", self.db_info(n))
+        });
     }
 
     fn clean(&self) {
@@ -241,11 +261,11 @@ impl Drop for Lab {
     }
 }
 
-pub fn address(n: Node) -> String {
+pub(crate) fn address(n: Node) -> String {
     format!("10.77.0.1{n}")
 }
 
-pub fn name(n: Node) -> String {
+pub(crate) fn name(n: Node) -> String {
     format!("mini-pc-{n}")
 }
 
@@ -275,7 +295,7 @@ fn ip(args: &[&str]) {
     assert!(status.success(), "ip {}", args.join(" "));
 }
 
-pub fn wait_for(what: &str, seconds: u64, done: impl Fn() -> bool) {
+pub(crate) fn wait_for(what: &str, seconds: u64, done: impl Fn() -> bool) {
     wait_for_or(what, seconds, done, String::new);
 }
 

@@ -23,10 +23,17 @@ pub(super) fn network_first(declared: &[Declared]) -> Option<&str> {
         .map(|machine| &*machine.name)
 }
 
+/// systemd-boot's own words. Its menu counts down (`timeout` of at least 1 in loader.conf; with 0 it is silent), and the
+/// agent may name what the loader left in the variable `LoaderInfo`.
+const LOADER: &[&str] = &["Boot in ", "systemd-boot"];
+
 /// The disk-first machines must have come up by the boot loader of their own disk.
 pub(super) fn loaders(machines: &[Machine], cycled: Option<&str>) -> Vec<String> {
     let others = machines.iter().filter(|machine| Some(machine.name()) != cycled);
-    let silent = others.filter(|machine| !machine.console().text().contains("systemd-boot"));
+    let silent = others.filter(|machine| {
+        let text = machine.console().text();
+        !LOADER.iter().any(|words| text.contains(words))
+    });
     silent.map(|machine| format!("{}: no word of systemd-boot on its console", machine.name())).collect()
 }
 

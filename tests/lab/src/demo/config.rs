@@ -8,6 +8,7 @@ const HEAD: &str = "\
 # Made by `lab demo` from the file that is named below; the differences are:
 #   every machine has `os = \"muster\"` and `install = \"auto\"` (no DGX OS to keep here),
 #   `[kata] require = \"files\"` (no guest of QEMU without KVM has /dev/kvm),
+#   `[provisioner] clock = \"local\"` (there is no time server to ask, so this host's clock counts as right),
 #   only the machines of this run are listed.
 ";
 
@@ -16,6 +17,10 @@ pub(crate) fn lab_copy(cluster_toml: &str, names: &[String]) -> Result<String> {
     table.entry("kata").or_insert_with(|| Value::Table(Table::new()));
     if let Some(Value::Table(kata)) = table.get_mut("kata") {
         kata.insert("require".into(), "files".into());
+    }
+    table.entry("provisioner").or_insert_with(|| Value::Table(Table::new()));
+    if let Some(Value::Table(provisioner)) = table.get_mut("provisioner") {
+        provisioner.insert("clock".into(), "local".into());
     }
     if let Some(Value::Array(machines)) = table.get_mut("machine") {
         machines.retain(|machine| {
@@ -36,11 +41,11 @@ pub(crate) fn lab_copy(cluster_toml: &str, names: &[String]) -> Result<String> {
     Ok(format!("{HEAD}{}", toml::to_string(&table).context("writing the lab's cluster.toml")?))
 }
 
-/// The version of k3s that the cluster asks for; its files are in a folder of that name.
-pub(crate) fn k3s_version(cluster_toml: &str) -> Result<String> {
+/// The version that the cluster asks for in `[k3s]` or `[kata]`; its files are in a folder of that name.
+pub(crate) fn version(cluster_toml: &str, section: &str) -> Result<String> {
     let table: Table = cluster_toml.parse().context("cluster.toml")?;
-    let version = table.get("k3s").and_then(|k3s| k3s.get("version")).and_then(Value::as_str);
-    version.map(str::to_owned).context("cluster.toml: no `version` in [k3s]")
+    let version = table.get(section).and_then(|section| section.get("version")).and_then(Value::as_str);
+    version.map(str::to_owned).with_context(|| format!("cluster.toml: no `version` in [{section}]"))
 }
 
 #[cfg(test)]

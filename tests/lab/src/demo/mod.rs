@@ -61,7 +61,12 @@ pub fn run(asked: &Demo) -> Result<bool> {
     let mut arches: Vec<&str> = specs.iter().map(|spec| spec.arch.word()).collect();
     arches.sort_unstable();
     arches.dedup();
-    let builds = parts::builds(&asked.bin, &arches, &config::k3s_version(&text)?)?;
+    let builds = parts::builds(
+        &asked.bin,
+        &arches,
+        &config::version(&text, "k3s")?,
+        &config::version(&text, "kata")?,
+    )?;
 
     if folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| format!("clearing {}", folder.display()))?;
@@ -95,6 +100,7 @@ pub fn run(asked: &Demo) -> Result<bool> {
         machines: Vec::new(),
         last: Answer::default(),
         power_on_ms: 0,
+        watch: Watch::new(std::io::stdout().is_terminal()),
     };
     for spec in specs {
         run.machines.push(Machine::new(&lan, &folder, spec)?);
@@ -123,6 +129,7 @@ struct Run<'a> {
     /// The newest complete answer; the report is made from it.
     last: Answer,
     power_on_ms: u64,
+    watch: Watch,
 }
 
 impl Run<'_> {
@@ -147,20 +154,22 @@ impl Run<'_> {
         let names: Vec<String> = self.declared.iter().map(|machine| machine.name.clone()).collect();
         let started = Instant::now();
         let mut others_ready: Option<Instant> = None;
-        let mut watch = Watch::new(std::io::stdout().is_terminal());
         loop {
             match self.muster.status() {
                 Ok(answer) => self.last = answer,
+                Err(error) if stop::requested() => return Err(error),
                 // one lost answer is no news; a dead provisioner is found below
                 Err(error) => eprintln!("lab: {error:#}"),
             }
             let since = Duration::from_millis(clock_ms().saturating_sub(self.power_on_ms));
-            watch.show(since, &watch::rows(&names, &self.last, |name| self.last_line(name)));
+            let rows = watch::rows(&names, &self.last, |name| self.last_line(name));
+            self.watch.show(since, &rows);
             if done(&self.last, &names) {
+                self.watch.leave();
                 return Ok(());
             }
             if self.serve.ended().is_some() {
-                watch.leave();
+                self.watch.leave();
                 bail!(
                     "`muster serve` ended by itself{}",
                     muster::tail(&self.muster.folder.join("serve.log"), 8)

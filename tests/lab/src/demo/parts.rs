@@ -30,8 +30,13 @@ pub(crate) fn muster(bin: &Path) -> Result<PathBuf> {
     Ok(std::path::absolute(file)?)
 }
 
-/// What to register for these architectures and this version of k3s.
-pub(crate) fn builds(bin: &Path, arches: &[&str], k3s_version: &str) -> Result<Vec<Build>> {
+/// What to register for these architectures: one command each.
+pub(crate) fn builds(
+    bin: &Path,
+    arches: &[&str],
+    k3s_version: &str,
+    kata_version: &str,
+) -> Result<Vec<Build>> {
     let cache = cache()?;
     let mut out = Vec::new();
     for &arch in arches {
@@ -49,29 +54,18 @@ pub(crate) fn builds(bin: &Path, arches: &[&str], k3s_version: &str) -> Result<V
         option("--node-image", node.join("root.ext4").display().to_string());
         option("--kernel-release", manifest.kernel_release);
         option("--image-version", manifest.version);
+        let k3s = cache.join("k3s").join(k3s_version).join(arch);
+        ensure!(
+            k3s.is_dir(),
+            "{} is missing\nhint: images/lab/k3s-standin.sh lays the stand-in out there",
+            k3s.display()
+        );
+        option("--k3s", k3s.display().to_string());
+        let kata = cache.join("kata").join(kata_version).join(arch).join("kata.tar.zst");
+        ensure!(kata.is_file(), "{} is missing\nhint: images/lab/kata.sh makes one", kata.display());
+        option("--kata", kata.display().to_string());
         out.push(build);
     }
-    let k3s = cache.join("k3s").join(k3s_version);
-    ensure!(
-        k3s.is_dir(),
-        "{} is missing\nhint: images/lab/k3s-standin.sh lays the stand-in out there",
-        k3s.display()
-    );
-    out.push(
-        ["image", "build", "--k3s"]
-            .map(String::from)
-            .into_iter()
-            .chain([k3s.display().to_string()])
-            .collect(),
-    );
-    let kata = newest_file(&cache.join("kata"), ".tar.zst")?;
-    out.push(
-        ["image", "build", "--kata"]
-            .map(String::from)
-            .into_iter()
-            .chain([kata.display().to_string()])
-            .collect(),
-    );
     Ok(out)
 }
 
@@ -80,11 +74,6 @@ fn newest(folder: &Path, arch: &str, proof: &str) -> Result<PathBuf> {
     let prefix = format!("{arch}-");
     pick(folder, |path, name| name.starts_with(&prefix) && path.join(proof).is_file())
         .with_context(|| format!("no {arch} build in {}\nhint: make images", folder.display()))
-}
-
-fn newest_file(folder: &Path, suffix: &str) -> Result<PathBuf> {
-    pick(folder, |path, name| name.ends_with(suffix) && path.is_file())
-        .with_context(|| format!("no *{suffix} in {}\nhint: images/lab/kata.sh makes one", folder.display()))
 }
 
 fn pick(folder: &Path, fits: impl Fn(&Path, &str) -> bool) -> Option<PathBuf> {

@@ -1,9 +1,10 @@
 //! The packet capture on the bridge: started before anything else, written packet by packet.
 //!
-//! Bulk data would be gigabytes and would cost the machines their CPU, so by default it is sampled *in the kernel*: of TFTP
-//! the first block, every 256th and all short ones are kept, of full-sized TCP segments from port 80 only those that begin
-//! an HTTP answer. Everything else is kept whole (up to `SNAP` bytes of each packet): DHCP, requests, acknowledgements,
-//! SYN and FIN, so every stage and every byte count can still be computed from the file.
+//! Bulk data would be gigabytes and would cost the machines their CPU, so by default it is sampled *in the kernel*:
+//! of TFTP the first block, every 256th, all short ones and their acknowledgements are kept; of TCP with port 80 full-sized
+//! segments only where an HTTP answer begins, and no bare acknowledgements. Everything else is kept whole (up to `SNAP`
+//! bytes of each packet): DHCP, requests, heads of answers, SYN and FIN with their sequence numbers, so every stage and
+//! every byte count can still be computed from the file.
 
 use crate::child::Child;
 use crate::lan::netns::Netns;
@@ -36,8 +37,11 @@ pub(crate) fn filter(depth: Depth) -> &'static str {
         Depth::Sampled => {
             "not (udp and greater 1000 and not port 67 and not port 68 and not port 4011 \
              and udp[8:2] = 3 and udp[10:2] != 1 and udp[11] != 0) \
+             and not (udp[4:2] = 12 and udp[8:2] = 4 and udp[11] != 0) \
              and not (tcp src port 80 and greater 1000 and tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) = 0 \
-             and tcp[((tcp[12:1] & 0xf0) >> 2):4] != 0x48545450)"
+             and tcp[((tcp[12:1] & 0xf0) >> 2):4] != 0x48545450) \
+             and not (tcp dst port 80 and tcp[tcpflags] = tcp-ack \
+             and ip[2:2] - ((ip[0] & 0xf) << 2) - ((tcp[12] & 0xf0) >> 2) = 0)"
         }
     }
 }

@@ -8,11 +8,13 @@ pub(crate) fn rules(tap: &str, percent: u8) -> Result<String> {
     let table = format!("loss_{tap}");
     // `add` before `delete`: deleting what is not there would be an error
     let mut script = format!("add table bridge {table}; delete table bridge {table};");
+    // numgen's numbers end at 99, and nft refuses to compare them with more
+    let chance = if percent == 100 { String::new() } else { format!("numgen random mod 100 < {percent} ") };
     if percent > 0 {
         script += &format!(
             " add table bridge {table}; add chain bridge {table} pass {{ type filter hook forward priority 0; }};\
-             add rule bridge {table} pass iifname \"{tap}\" numgen random mod 100 < {percent} drop;\
-             add rule bridge {table} pass oifname \"{tap}\" numgen random mod 100 < {percent} drop;"
+             add rule bridge {table} pass iifname \"{tap}\" {chance}drop;\
+             add rule bridge {table} pass oifname \"{tap}\" {chance}drop;"
         );
     }
     Ok(script)

@@ -102,6 +102,8 @@ impl Machine {
         let mut command = lan.exec_in(Place::Bridge, program(self.spec.arch));
         command.args(arguments(&self.spec, &self.wiring, &accel));
         let log = self.folder.join(format!("{}.qemu.log", self.spec.name));
+        // a killed QEMU leaves its socket, on which nobody answers
+        let _ = std::fs::remove_file(&self.wiring.qmp);
         let (qemu, output) = Child::start_piped(&self.spec.name, command, &log)?;
         self.console.follow(output, self.echo.clone())?;
         self.qemu = Some(qemu);

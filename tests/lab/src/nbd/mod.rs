@@ -4,6 +4,8 @@
 
 mod counters;
 mod file;
+#[cfg(test)]
+mod model;
 mod session;
 mod volatile;
 mod wire;
@@ -16,6 +18,7 @@ use crate::luck::Luck;
 use anyhow::{Context, Result};
 use counters::Counters;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -44,7 +47,8 @@ pub(crate) struct Shared<M> {
     /// Rises with each power cut; a request of an earlier one is not answered any more.
     epoch: AtomicU64,
     counters: Counters,
-    clients: Mutex<Vec<UnixStream>>,
+    /// A second handle on each connection, to hang up from outside.
+    clients: Mutex<BTreeMap<u64, UnixStream>>,
 }
 
 impl Disk {
@@ -58,7 +62,7 @@ impl Disk {
             disk: Mutex::new(Volatile::new(file, size, cache_limit)),
             epoch: AtomicU64::new(0),
             counters: Counters::default(),
-            clients: Mutex::new(Vec::new()),
+            clients: Mutex::new(BTreeMap::new()),
         });
         let thread = std::thread::Builder::new().name("nbd".into()).spawn({
             let shared = shared.clone();
@@ -121,7 +125,7 @@ impl<M: Medium> Shared<M> {
     }
 
     fn hang_up(&self) {
-        for client in locked(&self.clients).drain(..) {
+        for (_, client) in std::mem::take(&mut *locked(&self.clients)) {
             let _ = client.shutdown(Shutdown::Both);
         }
     }
@@ -130,7 +134,7 @@ impl<M: Medium> Shared<M> {
 /// Takes clients until the other end of `woken` is closed; each has a thread, joined here at the end.
 fn accept(listener: &UnixListener, woken: &UnixStream, shared: &Arc<Shared<File>>) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
-    loop {
+    for number in 0.. {
         let mut fds =
             [PollFd::new(listener.as_fd(), PollFlags::POLLIN), PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
@@ -144,7 +148,7 @@ fn accept(listener: &UnixListener, woken: &UnixStream, shared: &Arc<Shared<File>
         let Ok((stream, _)) = listener.accept() else { continue };
         let Ok(copy) = stream.try_clone() else { continue };
         let epoch = shared.epoch.load(Ordering::SeqCst);
-        locked(&shared.clients).push(copy);
+        locked(&shared.clients).insert(number, copy);
         threads.retain(|thread| !thread.is_finished());
         let shared = shared.clone();
         let client = std::thread::Builder::new().name("nbd-client".into()).spawn(move || {
@@ -152,8 +156,7 @@ fn accept(listener: &UnixListener, woken: &UnixStream, shared: &Arc<Shared<File>
             if let Err(error) = session::serve(&mut stream, &shared, epoch) {
                 eprintln!("lab: disk client: {error:#}");
             }
-            // the copy in `clients` would keep the connection open
-            let _ = stream.shutdown(Shutdown::Both);
+            locked(&shared.clients).remove(&number);
         });
         threads.extend(client.ok());
     }

@@ -1,0 +1,352 @@
+//! A LAN of network namespaces for tests: a bridge, hosts on veths, our servers inside one of them.
+//!
+//! Needs root and iproute2, ethtool, nftables. Namespaces are named for the process, so that a run cleans up after
+//! those that died.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+
+use muster::{
+    boot::{
+        event::{BootEvent, What},
+        published::Published,
+        table::BootTable,
+    },
+    serve::{boot_http, dhcp, tftp},
+};
+use muster_protocol::ids::{Digest, Mac};
+use nix::sched::{CloneFlags, setns};
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc::UnboundedReceiver, oneshot, watch};
+
+/// Whether tests with namespaces can run here; says why not.
+pub fn able(tools: &[&str]) -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP: needs root for network namespaces");
+        return false;
+    }
+    for tool in ["ip", "ethtool", "nft"].iter().chain(tools) {
+        if !on_path(tool) {
+            println!("SKIP: needs `{tool}`");
+            return false;
+        }
+    }
+    true
+}
+
+fn on_path(tool: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(tool).is_file())
+}
+
+/// Runs a command to its end; panics with what it said.
+pub fn must(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+fn ip(arguments: &str) -> String {
+    must(Command::new("ip").args(arguments.split_whitespace()))
+}
+
+/// A bridge in a namespace of its own. Dropped last: declare it first.
+pub struct Lan {
+    name: String,
+    hosts: u32,
+    namespaces: Vec<String>,
+}
+
+static LANS: AtomicU32 = AtomicU32::new(0);
+
+impl Lan {
+    pub fn new() -> Self {
+        clean_up();
+        let name = format!("mtest{}-{}", std::process::id(), LANS.fetch_add(1, Ordering::Relaxed));
+        let lan = Self { hosts: 0, namespaces: vec![format!("{name}-lan")], name };
+        let bridge = &lan.namespaces[0];
+        ip(&format!("netns add {bridge}"));
+        quiet(bridge);
+        ip(&format!("-n {bridge} link add br0 type bridge forward_delay 0 mcast_snooping 0"));
+        ip(&format!("-n {bridge} link set br0 up"));
+        lan
+    }
+
+    /// A host with `eth0` on the bridge; checksum and segmentation are done in software, as DHCP clients that read raw
+    /// packets need it, and so that lost packets are single ones.
+    pub fn host(&mut self, address: Option<&str>) -> Host {
+        self.hosts += 1;
+        let port = format!("h{}", self.hosts);
+        let namespace = format!("{}-{port}", self.name);
+        ip(&format!("netns add {namespace}"));
+        quiet(&namespace);
+        ip(&format!("-n {namespace} link set lo up"));
+        let mac = Mac([0x52, 0x54, 0, 0, 0x99, u8::try_from(self.hosts).unwrap()]);
+        self.namespaces.push(namespace.clone());
+        let host = Host { namespace, port, mac };
+        self.plug(&host, address);
+        host
+    }
+
+    /// Takes the host's interface away and gives it a new one: what happens to a USB adapter.
+    pub fn replug(&self, host: &Host, address: &str) {
+        ip(&format!("-n {} link del eth0", host.namespace));
+        self.plug(host, Some(address));
+    }
+
+    fn plug(&self, host: &Host, address: Option<&str>) {
+        let Host { namespace, port, mac } = host;
+        let bridge = &self.namespaces[0];
+        ip(&format!("-n {bridge} link add {port} type veth peer name eth0 address {mac} netns {namespace}"));
+        for (namespace, link) in [(bridge, port.as_str()), (namespace, "eth0")] {
+            let mut ethtool = Command::new("ip");
+            ethtool.args(["netns", "exec", namespace, "ethtool", "-K", link]);
+            must(ethtool.args([
+                "tx",
+                "off",
+                "rx",
+                "off",
+                "tso",
+                "off",
+                "gso",
+                "off",
+                "tx-udp-segmentation",
+                "off",
+            ]));
+        }
+        ip(&format!("-n {bridge} link set {port} master br0 up"));
+        ip(&format!("-n {namespace} link set eth0 up"));
+        if let Some(address) = address {
+            ip(&format!("-n {namespace} addr add {address} dev eth0"));
+        }
+    }
+
+    /// From now on so many UDP packets of a hundred are lost, in each direction.
+    pub fn lose(&self, percent: u32) {
+        let rules = format!(
+            "flush ruleset
+             table bridge loss {{
+                 chain f {{
+                     type filter hook forward priority 0;
+                     ether type ip ip protocol udp numgen random mod 100 < {percent} drop;
+                 }}
+             }}
+            "
+        );
+        let mut nft = self.command("nft");
+        let mut nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+        assert!(nft.wait().unwrap().success(), "nft takes the rules");
+    }
+
+    /// A command on the bridge, for captures.
+    pub fn command(&self, program: &str) -> Command {
+        inside(&self.namespaces[0], program)
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        for namespace in &self.namespaces {
+            let _ = Command::new("ip").args(["netns", "del", namespace]).status();
+        }
+    }
+}
+
+/// No IPv6: its own packets are noise in a capture.
+fn quiet(namespace: &str) {
+    for which in ["all", "default"] {
+        let mut sysctl = inside(namespace, "sysctl");
+        let _ = sysctl.args(["-q", "-w", &format!("net.ipv6.conf.{which}.disable_ipv6=1")]).status();
+    }
+}
+
+/// Removes what runs that died left behind.
+fn clean_up() {
+    for line in ip("netns list").lines() {
+        let Some(namespace) = line.split_whitespace().next() else { continue };
+        let pid = namespace.strip_prefix("mtest").and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = Command::new("ip").args(["netns", "del", namespace]).status();
+        }
+    }
+}
+
+fn inside(namespace: &str, program: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace, program]);
+    command
+}
+
+/// A machine on the LAN.
+#[derive(Clone)]
+pub struct Host {
+    namespace: String,
+    port: String,
+    pub mac: Mac,
+}
+
+impl Host {
+    pub fn command(&self, program: &str) -> Command {
+        inside(&self.namespace, program)
+    }
+
+    /// A program that runs until it is dropped.
+    pub fn start(&self, program: &str, arguments: &[&str]) -> Running {
+        let mut command = self.command(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Running(command.spawn().unwrap())
+    }
+
+    /// Runs `work` on a thread of this host.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+        let namespace = File::open(Path::new("/run/netns").join(&self.namespace)).unwrap();
+        thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        })
+    }
+
+    /// Starts all boot servers on this host.
+    pub fn serve(&self, table: BootTable, published: &Published) -> Servers {
+        let (events, heard) = tokio::sync::mpsc::unbounded_channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ready, is_ready) = mpsc::channel();
+        let published = published.clone();
+        let (sender, tables) = watch::channel(table);
+        let thread = self.run(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let dhcp_sockets = dhcp::open("eth0").unwrap();
+                let tftp_socket = tftp::open("eth0").unwrap();
+                let http_socket = boot_http::open("eth0").unwrap();
+                ready.send(()).unwrap();
+                tokio::select! {
+                    end = dhcp::run(dhcp_sockets, tables, events.clone()) => panic!("DHCP ended: {end:?}"),
+                    end = tftp::run(tftp_socket, published.clone(), events.clone()) => panic!("TFTP ended: {end:?}"),
+                    end = boot_http::run(http_socket, published, events) => panic!("HTTP ended: {end:?}"),
+                    _ = stopped => {}
+                }
+            });
+        });
+        is_ready.recv().unwrap();
+        Servers { heard, table: sender, stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+/// Our servers; dropping them ends them, and a panic in them fails the test.
+pub struct Servers {
+    heard: UnboundedReceiver<BootEvent>,
+    pub table: watch::Sender<BootTable>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Servers {
+    /// Waits for an event; panics after ten seconds, with what came instead.
+    pub fn wait_for(&mut self, mut wanted: impl FnMut(&BootEvent) -> bool) -> BootEvent {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let mut others = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match runtime.block_on(async { tokio::time::timeout(left, self.heard.recv()).await }) {
+                Ok(Some(event)) if wanted(&event) => return event,
+                Ok(Some(event)) => others.push(event),
+                Ok(None) | Err(_) => panic!("not among {others:#?}"),
+            }
+        }
+    }
+
+    /// What was told so far.
+    pub fn told(&mut self) -> Vec<What> {
+        let mut told = Vec::new();
+        while let Ok(event) = self.heard.try_recv() {
+            told.push(event.what);
+        }
+        told
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(Err(panic)) = self.thread.take().map(thread::JoinHandle::join)
+            && !thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// A program that ends when this is dropped.
+pub struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A folder that is gone when this is dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        let name = format!("muster-netboot-{}-{}", std::process::id(), LANS.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// A file of pseudo-random bytes, published under its name.
+    pub fn publish(&self, published: &Published, name: &str, size: usize) -> Vec<u8> {
+        let bytes = noise(size);
+        let path = self.path(name);
+        std::fs::write(&path, &bytes).unwrap();
+        published.publish(name, &path, size as u64, Digest::of(&bytes));
+        bytes
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Bytes in which no block is like another (xorshift, fixed seed).
+pub fn noise(size: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}
+
+/// Where a test keeps what a person may want to look at.
+pub fn kept(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("netboot");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder.join(name)
+}

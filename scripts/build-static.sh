@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Static musl programs for both architectures, in target/dist.
+#
+#   build-static.sh [x86_64|aarch64]... [agent|provisioner|standin]...     all of each when none is named
+#
+# Two ways to the same result: rustup's own musl targets where they are installed, else Debian's rustc-web with
+# the standard library built from its source. Both link and compile C with zig. It says which way it took.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+architectures=() programs=()
+for word in "$@"; do
+    case $word in
+    x86_64 | aarch64) architectures+=("$word") ;;
+    agent | provisioner | standin) programs+=("$word") ;;
+    *) die "unknown word \`$word\`" "x86_64, aarch64, agent, provisioner or standin" ;;
+    esac
+done
+[ ${#architectures[@]} -gt 0 ] || architectures=(x86_64 aarch64)
+[ ${#programs[@]} -gt 0 ] || programs=(agent provisioner standin)
+
+# crate, program, and the name it gets
+crate_of() {
+    case $1 in
+    agent) echo muster-agent muster-agent ;;
+    provisioner) echo muster muster ;;
+    standin) echo k3s-standin k3s-standin ;;
+    esac
+}
+
+tools=$cache/tools/bin
+[ -x "$tools/cargo-zigbuild" ] || die "no cargo-zigbuild in $tools" "scripts/setup.sh build"
+export CARGO_TARGET_DIR=${MUSTER_MUSL_TARGET_DIR:-$repo/target/musl}
+dist=$repo/target/dist
+mkdir -p "$dist"
+cd "$repo"
+
+by_rustup() { rustup target list --installed 2>/dev/null | grep -qx "$1"; }
+by_debian() { [ -x /usr/bin/rustc ] && [ -x /usr/bin/cargo ] && [ -d "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library" ]; }
+
+for arch in "${architectures[@]}"; do
+    target=$arch-unknown-linux-musl
+    options=(--release --locked --target "$target")
+    for program in "${programs[@]}"; do
+        read -r crate bin < <(crate_of "$program")
+        options+=(--package "$crate" --bin "$bin")
+    done
+    started=$SECONDS
+    if command -v rustup >/dev/null && by_rustup "$target"; then
+        say "$target: rustup's target, $(rustc --version)"
+        PATH=$tools:$PATH cargo zigbuild "${options[@]}" >&2
+    elif by_debian; then
+        say "$target: Debian's $(/usr/bin/rustc --version), standard library from source"
+        # Self-contained linking wants crt objects that only rustup ships; zig brings its own.
+        # `-Zbuild-std` is unstable, hence RUSTC_BOOTSTRAP; no other unstable feature is used.
+        PATH=$tools:/usr/bin:/bin:/usr/sbin:/sbin RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Clink-self-contained=no" \
+            cargo zigbuild "${options[@]}" -Zbuild-std=std,panic_abort >&2
+    else
+        die "no way to build for $target here" \
+            "rustup target add $target, or on Debian: apt-get install rustc-web cargo-web rust-web-src"
+    fi
+    for program in "${programs[@]}"; do
+        read -r _ bin < <(crate_of "$program")
+        install -m 755 "$CARGO_TARGET_DIR/$target/release/$bin" "$dist/$bin-$arch"
+        say "$bin-$arch: $(($(stat -c %s "$dist/$bin-$arch") / 1024)) KiB"
+    done
+    say "$target: $((SECONDS - started)) s"
+done
