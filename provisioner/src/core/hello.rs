@@ -129,6 +129,7 @@ impl Core {
     ) -> Result<Answer, CoreError> {
         let ours =
             hello.marker.as_ref().filter(|marker| marker.cluster == self.trust.cluster && marker.installed);
+        let cluster = self.trust.cluster;
         self.store.write(|tx| -> Result<(), StoreError> {
             note_seen(tx, now, asker, name, |row| {
                 if let Some(inventory) = inventory {
@@ -138,7 +139,7 @@ impl Core {
                 row.installed |= ours.is_some();
             })?;
             match ours {
-                Some(marker) => close(tx, now, name, asker.print(), marker.order),
+                Some(marker) => close(tx, now, cluster, name, asker.print(), marker.order),
                 None => Ok(()),
             }
         })?;
