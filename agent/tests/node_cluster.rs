@@ -7,7 +7,7 @@ mod node_lab;
 
 use muster_agent::node::probe::Prober;
 use muster_agent::state::Root;
-use muster_protocol::etcd::GateRecord;
+use muster_protocol::etcd::{EtcdMember, GateRecord};
 use muster_protocol::ids::{Digest, NodeName};
 use muster_protocol::lan::{MAX_PACKET, PORT, Packet, Question};
 use muster_protocol::signed::{By, Listener, Signed};
@@ -29,6 +29,10 @@ fn started_at_once_they_become_one_cluster_and_come_back_without_a_provisioner()
     let provisioner = Provisioner::start(&lab);
     NODES.into_iter().for_each(|n| lab.power_on(n));
     provisioner.wait("all nodes to be ready", LIMIT, |seen| NODES.iter().all(|n| is_ready(seen, *n)));
+    // A server that was ready before the last one joined tells of it with its next report.
+    provisioner.wait("every server to list three members", LIMIT, |seen| {
+        (1..=3).all(|n| members(seen, n).is_some_and(|list| list.len() == 3))
+    });
 
     // One identity, three voters, and each server's own record says so.
     provisioner.with(|seen| {
@@ -38,7 +42,6 @@ fn started_at_once_they_become_one_cluster_and_come_back_without_a_provisioner()
                 let GateRecord::Member { identity, .. } = &server.record else {
                     panic!("{:?}", server.record)
                 };
-                assert_eq!(server.own.as_ref().unwrap().members.as_ref().unwrap().len(), 3);
                 format!("{identity:?}")
             })
             .collect();
@@ -95,9 +98,7 @@ fn a_joiner_that_died_goes_on_with_its_disk_and_a_removed_member_joins_anew_unde
     (1..=3).for_each(|n| lab.power_on(n));
     // The joiner dies the moment it is listed, whatever it is by then.
     let is_listed = |seen: &Seen| {
-        let own = seen.last.get(&name(1)).and_then(|request| request.server.as_ref()?.own.as_ref());
-        own.and_then(|own| own.members.as_ref().ok())
-            .is_some_and(|list| list.iter().any(|member| member.peer == Some(address(2))))
+        members(seen, 1).is_some_and(|list| list.iter().any(|member| member.peer == Some(address(2))))
     };
     provisioner.wait("the second server to be listed", LIMIT, is_listed);
     lab.power_off(2);
@@ -144,6 +145,11 @@ fn a_joiner_that_died_goes_on_with_its_disk_and_a_removed_member_joins_anew_unde
     provisioner.wait("the removed server to be ready again", LIMIT, |seen| is_ready(seen, 3));
     assert_eq!(aside(), 1, "its old data was moved, not deleted");
     assert_eq!((self::identity(&provisioner, 1), self::identity(&provisioner, 3)), (identity, identity));
+}
+
+/// The list as this server told it last.
+fn members(seen: &Seen, n: u8) -> Option<&Vec<EtcdMember>> {
+    seen.last.get(&name(n))?.server.as_ref()?.own.as_ref()?.members.as_ref().ok()
 }
 
 fn identity(provisioner: &Provisioner, n: u8) -> muster_protocol::etcd::Identity {
