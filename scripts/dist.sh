@@ -10,7 +10,7 @@ dist=$repo/target/dist
 for arch in x86_64 aarch64; do
     base=$(images/netboot/build.sh "$arch")
     # Without a trust file: `muster init` and `muster image build` compose one of the cluster's own from the same parts.
-    "$dist/muster-$(uname -m)" image compose --arch "$arch" --netboot "$base" \
+    "$dist/muster-$(uname -m)" image compose --netboot "$base" \
         --agent "$dist/muster-agent-$arch" --output "$dist/boot-$arch.efi"
 done
 cd "$dist"

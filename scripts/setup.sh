@@ -13,7 +13,7 @@ build_optional="rustc-web cargo-web rust-web-src"
 images="mmdebstrap qemu-user-static binfmt-support arch-test debian-archive-keyring dpkg-dev cpio zstd xz-utils
     kmod binutils e2fsprogs lz4"
 lab="qemu-system-x86 qemu-system-arm qemu-utils ovmf qemu-efi-aarch64 ipxe-qemu dnsmasq-base iproute2 nftables
-    tcpdump socat"
+    tcpdump socat ethtool libnbd-bin iputils-ping curl"
 test="atftp tftp-hpa isc-dhcp-client udhcpc mtools dosfstools fdisk gdisk shellcheck"
 
 # Pinned. zig and cargo-zigbuild decide what the compiled C parts look like; cargo-deny checks licences and sources.

@@ -6,14 +6,20 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// `feed` makes items on a thread of its own, `work` is done by `workers` threads, `take` gets the results here, in
-/// order. The first error of any of them ends the row and is returned; no thread outlives the call.
+/// order. The first error of any of them ends the row and is returned; no thread outlives the call. With no workers
+/// everything happens here, one item after the other.
 pub(crate) fn ordered<I: Send, O: Send, E: Send>(
     workers: usize,
     mut feed: impl FnMut() -> Option<Result<I, E>> + Send,
     work: impl Fn(I) -> Result<O, E> + Sync,
     mut take: impl FnMut(O) -> Result<(), E>,
 ) -> Result<(), E> {
-    let workers = workers.max(1);
+    if workers == 0 {
+        while let Some(item) = feed() {
+            take(work(item?)?)?;
+        }
+        return Ok(());
+    }
     // One item for each worker, one being fed, one being taken.
     let window = workers + 2;
     let work = &work;
@@ -80,7 +86,7 @@ mod tests {
 
     #[test]
     fn results_come_in_order_whoever_is_faster() {
-        for workers in [1, 2, 5] {
+        for workers in [0, 1, 2, 5] {
             let mut items = 0..200_u32;
             let mut taken = Vec::new();
             let outcome: Result<(), ()> = ordered(
@@ -102,11 +108,12 @@ mod tests {
 
     #[test]
     fn an_error_anywhere_ends_the_row_after_what_came_before_it() {
-        for place in ["feed", "work", "take"] {
+        for (workers, place) in [(0, "feed"), (0, "work"), (0, "take"), (3, "feed"), (3, "work"), (3, "take")]
+        {
             let mut items = 0..100_u32;
             let mut taken = Vec::new();
             let outcome = ordered(
-                3,
+                workers,
                 || {
                     items
                         .next()

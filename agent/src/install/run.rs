@@ -35,7 +35,7 @@ pub struct Job<'a> {
     pub key: &'a SecretKey,
     pub arch: Arch,
     pub sizes: Sizes,
-    /// Threads that unpack and digest.
+    /// Threads that unpack and digest; 0 does everything on the caller's.
     pub workers: usize,
     /// Unix seconds, where this machine has a clock to believe.
     pub now: Option<u64>,

@@ -27,6 +27,20 @@ use std::path::{Path, PathBuf};
 pub(super) enum Ask {
     /// Make and register images of one architecture
     Build(Box<Build>),
+    /// Compose a boot image into a file and register nothing; without a trust file it belongs to no cluster yet
+    Compose {
+        /// Base parts of one architecture (images/netboot/build.sh)
+        #[arg(long, value_name = "DIR")]
+        netboot: PathBuf,
+        /// The static muster-agent for it
+        #[arg(long, value_name = "FILE")]
+        agent: PathBuf,
+        /// The cluster's trust file, as `muster init` made it
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// What is registered
     List {
         #[arg(short, long, value_enum, default_value = "table")]
@@ -71,6 +85,9 @@ pub(super) struct Build {
 pub(super) fn run(common: &Common, ask: &Ask) -> Result<(), Failure> {
     match ask {
         Ask::Build(build) => build_images(common, build),
+        Ask::Compose { netboot, agent, trust, output } => {
+            Ok(compose_file(netboot, agent, trust.as_deref(), output)?)
+        }
         Ask::List { output } => list(common, *output),
     }
 }
@@ -92,6 +109,20 @@ fn build_images(common: &Common, build: &Build) -> Result<(), Failure> {
         print::out(&format!("{}\n", print::clean(&line)))?;
     }
     Ok(())
+}
+
+/// Beside its place first, then renamed: nobody finds half an image.
+fn compose_file(netboot: &Path, agent: &Path, trust: Option<&Path>, output: &Path) -> anyhow::Result<()> {
+    let base = base::read(netboot)?;
+    let agent = std::fs::read(agent).with_context(|| format!("cannot read `{}`", agent.display()))?;
+    // Read as a statement, so that a wrong file is refused here and not by a machine that boots it.
+    let trust = trust.map(read_trust).transpose()?.map(|trust| wire::encode(&trust)).unwrap_or_default();
+    let version = env!("CARGO_PKG_VERSION");
+    let own = compose::Own { agent: &agent, trust: &trust, version, command_line: None };
+    let uki = compose::boot_image(&base, &own)?;
+    let partial = output.with_extension("partial");
+    let written = std::fs::write(&partial, &uki).and_then(|()| std::fs::rename(&partial, output));
+    written.with_context(|| format!("cannot write `{}`", output.display()))
 }
 
 /// Tells the running provisioner, or writes the register where none runs.

@@ -105,7 +105,7 @@ fn extreme<'a>(disks: &[&'a Disk], seen: usize, rank: impl Fn(u64) -> u64) -> Re
     }
 }
 
-fn named<'a>(disks: &'a [Disk], is: impl Fn(&Disk) -> bool) -> Result<&'a Disk, NoDisk> {
+fn named(disks: &[Disk], is: impl Fn(&Disk) -> bool) -> Result<&Disk, NoDisk> {
     disks.iter().find(|disk| is(disk)).ok_or(NoDisk::None { seen: disks.len() })
 }
 

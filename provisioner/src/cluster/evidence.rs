@@ -198,7 +198,12 @@ pub fn clocks(view: &View<'_>, names: impl Iterator<Item = NodeName>) -> Result<
     for name in names {
         let offset = view.fresh(&name).and_then(|heard| heard.report.clock_offset_ms);
         match offset {
-            None => return Err(format!("the clock of {name} is not known yet")),
+            None => {
+                return Err(format!(
+                    "the clock of {name} is not known yet (hint: the provisioner vouches for no time until its own \
+                     clock is synchronised, or `[provisioner] clock = \"local\"` says that it is right)"
+                ));
+            }
             Some(ms) if ms.abs() > CLOCK_LIMIT_MS => {
                 return Err(format!("the clock of {name} is off by {ms} ms"));
             }

@@ -92,9 +92,8 @@ impl Core {
         if let Some(why) = self.frozen(now)? {
             return refused(why);
         }
-        let name = match name_of(&self.store.view()?, &asker.key)? {
-            Some(name) => name,
-            None => return refused("this key is not admitted".into()),
+        let Some(name) = name_of(&self.store.view()?, &asker.key)? else {
+            return refused("this key is not admitted".into());
         };
         if let Some((a, b)) = self.claims.two_live(now.mono_ms, &name) {
             return refused(format!("two live machines say they are `{name}` (keys {a} and {b})"));

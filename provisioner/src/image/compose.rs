@@ -12,7 +12,7 @@ use muster_protocol::ids::Arch;
 pub struct Own<'a> {
     /// The static agent; it is `/init`.
     pub agent: &'a [u8],
-    /// Encoded `Trust`, at `/etc/muster/trust`.
+    /// Encoded `Trust`, at `/etc/muster/trust`; empty for an image of no cluster.
     pub trust: &'a [u8],
     /// For people, in boot menus: the release of Muster.
     pub version: &'a str,
@@ -73,7 +73,10 @@ fn agent_archive(agent: &[u8]) -> Result<Vec<u8>, ComposeError> {
 
 fn trust_archive(trust: &[u8]) -> Result<Vec<u8>, CpioError> {
     let mut archive = Archive::new();
-    archive.file("etc/muster/trust", 0o644, trust)?;
+    // A released image belongs to no cluster yet: its agent says so and waits for a composed one.
+    if !trust.is_empty() {
+        archive.file("etc/muster/trust", 0o644, trust)?;
+    }
     Ok(archive.finish())
 }
 

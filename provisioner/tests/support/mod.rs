@@ -134,8 +134,14 @@ impl Lan {
     /// From now on so many UDP packets of a hundred are lost, in each direction.
     pub fn lose(&self, percent: u32) {
         let rules = format!(
-            "flush ruleset\ntable bridge loss {{ chain f {{ type filter hook forward priority 0;
-             ether type ip ip protocol udp numgen random mod 100 < {percent} drop; }} }}"
+            "flush ruleset
+             table bridge loss {{
+                 chain f {{
+                     type filter hook forward priority 0;
+                     ether type ip ip protocol udp numgen random mod 100 < {percent} drop;
+                 }}
+             }}
+            "
         );
         let mut nft = self.command("nft");
         let mut nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
@@ -275,10 +281,10 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(Err(panic)) = self.thread.take().map(thread::JoinHandle::join) {
-            if !thread::panicking() {
-                std::panic::resume_unwind(panic);
-            }
+        if let Some(Err(panic)) = self.thread.take().map(thread::JoinHandle::join)
+            && !thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
         }
     }
 }

@@ -25,6 +25,11 @@ impl RoundTrip {
         }
     }
 
+    /// An answer that came after we had given it up took this long.
+    pub fn at_least(&mut self, took: Duration) {
+        self.slowest = self.slowest.max(took);
+    }
+
     /// How long to wait before sending again, the `repeats`th time in a row.
     pub fn patience(&self, repeats: u32) -> Duration {
         let first = self.smooth.map_or(UNKNOWN, |smooth| smooth + (self.varies * 4).max(GRAIN));

@@ -21,7 +21,8 @@ pub fn agree(request: &Request, size: u64, largest: u16) -> Terms {
     // tftp-hpa fails above 64, and 64 fill any link of a LAN.
     let window = request.windowsize.map(|wanted| wanted.min(MOST_WINDOW));
     let options: Vec<(&str, u64)> = [
-        request.tsize.then_some(("tsize", size)),
+        // curl 7.88 takes a size of 0 here for an error; of an empty file nobody needs to know it.
+        (request.tsize && size > 0).then_some(("tsize", size)),
         block.map(|block| ("blksize", block.into())),
         window.map(|window| ("windowsize", window.into())),
     ]
@@ -63,6 +64,12 @@ mod tests {
         let edk2 = terms(Some(1468), Some(4), true);
         let oack = b"\0\x06tsize\x0030000000\0blksize\x001468\0windowsize\x004\0";
         assert_eq!(edk2, Terms { block: 1468, window: 4, oack: Some(oack.into()) });
+    }
+
+    #[test]
+    fn an_empty_file_is_not_announced() {
+        let request = Request { tsize: true, blksize: Some(512), ..Request::default() };
+        assert_eq!(agree(&request, 0, 1468).oack, Some(b"\0\x06blksize\x00512\0".into()));
     }
 
     #[test]

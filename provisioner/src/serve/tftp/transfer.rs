@@ -25,9 +25,12 @@ pub struct Transfer {
     echoes_until: Instant,
     /// The last block that ever went out.
     highest: u64,
-    /// How often the timer ran out since something was answered that had been sent once (Karn): what was sent again
-    /// says nothing of the round trip, and a timer that has shown itself too short must not be short again.
+    /// How often the timer ran out, counted down as answers come in.
     repeats: u32,
+    /// How often a gap was mended since a window last arrived whole, and when.
+    mends: (u32, Instant),
+    /// In lockstep: how long the block took that was acknowledged after it had been sent again.
+    doubtful: Option<Duration>,
     progress: Instant,
     deadline: Instant,
     output: Option<Output>,
@@ -51,8 +54,12 @@ struct Round {
     /// The last block of it.
     end: u64,
     at: Instant,
+    /// When its first block went out for the first time.
+    began: Instant,
     /// Blocks behind this one went out for the first time: their answer measures the round trip.
     fresh: u64,
+    /// It began with blocks that had gone out before.
+    again: bool,
 }
 
 /// What a client says to its transfer.
@@ -110,10 +117,12 @@ impl Transfer {
             last,
             arrived: 0,
             stage,
-            round: Round { end, at: now, fresh: 0 },
+            round: Round { end, at: now, began: now, fresh: 0, again: false },
             highest: end,
             trip: RoundTrip::default(),
             echoes_until: now,
+            mends: (0, now),
+            doubtful: None,
             repeats: 0,
             progress: now,
             deadline: now + FIRST_PATIENCE,
@@ -188,9 +197,9 @@ impl Transfer {
         }
     }
 
-    fn acknowledged(&mut self, now: Instant, number_: u16) {
+    fn acknowledged(&mut self, now: Instant, ack: u16) {
         // Numbers roll over; what is under way is at most a window of 64, so the distance says which block is meant.
-        let ahead = u64::from(number_.wrapping_sub(number(self.arrived)));
+        let ahead = u64::from(ack.wrapping_sub(number(self.arrived)));
         let under_way = self.round.end - self.arrived;
         let waited = now.duration_since(self.round.at);
         match (self.stage, ahead) {
@@ -201,12 +210,8 @@ impl Transfer {
             }
             (Stage::Offered, _) => {}
             (Stage::Unproven | Stage::Proven, 0) => {
-                // Once more what we knew. RFC 7440 §4: in a window that is how a client tells of a gap at its start.
-                // But EDK2 also says it for each block that it had already: without the time of quiet after a
-                // repetition, one needless repetition brings the next, for the rest of the file.
-                let late = waited >= self.trip.too_soon() && now >= self.echoes_until;
-                if self.terms.window > 1 && late && self.stage == Stage::Proven {
-                    self.send_window(now);
+                if self.stage == Stage::Proven {
+                    self.repeated(now, waited);
                 }
             }
             (Stage::Unproven | Stage::Proven, ahead) if ahead <= under_way => {
@@ -214,12 +219,8 @@ impl Transfer {
                 self.progress = now;
                 if self.stage == Stage::Unproven {
                     self.prove(now, waited);
-                } else if self.arrived > self.round.fresh {
-                    self.repeats = 0;
-                    // From inside a window it would make the timer too short for a whole one.
-                    if ahead == under_way {
-                        self.trip.sample(waited);
-                    }
+                } else {
+                    self.measure(now, ahead, under_way);
                 }
                 if self.arrived == self.last {
                     self.end(End::Complete);
@@ -242,11 +243,62 @@ impl Transfer {
         (self.progress, self.repeats) = (now, 0);
     }
 
-    /// An acknowledgement from inside the window: the client found a gap and counts a new window from there. While
-    /// echoes of our own repetitions come in there may be no gap at all: then the blocks under way are not sent once
-    /// more, only those that complete the client's window. If there was one after all, the timer mends it.
+    /// Learns from progress by `ahead` of `of` blocks. What the timer sent again measures nothing (Karn): the answer may
+    /// be one to the first copy. Nor may a timer that has shown itself too short be as short at once again.
+    fn measure(&mut self, now: Instant, ahead: u64, of: u64) {
+        let waited = now.duration_since(self.round.at);
+        self.doubtful = None;
+        if self.arrived > self.round.fresh {
+            self.repeats = 0;
+            if ahead == of {
+                self.mends.0 = 0;
+            }
+        } else if self.terms.window == 1 {
+            self.repeats = 0;
+            self.doubtful = Some(now - self.round.began);
+            return;
+        } else if ahead == of {
+            self.repeats = self.repeats.min(LASTING_REPEATS);
+            return;
+        } else {
+            self.repeats = self.repeats.min(LASTING_REPEATS).saturating_sub(1);
+        }
+        if self.repeats == 0 {
+            // From inside a window it is scaled, or the timer would be too short for a whole one.
+            let scale = u32::try_from(of / ahead.max(1)).unwrap_or(1);
+            self.trip.sample(waited * scale);
+        }
+    }
+
+    /// The same acknowledgement once more.
+    fn repeated(&mut self, now: Instant, waited: Duration) {
+        if self.terms.window == 1 {
+            // Both copies of a block arrived: the second was needless, the timer too short.
+            if let Some(took) = self.doubtful.take() {
+                self.trip.at_least(took);
+            }
+            return;
+        }
+        // RFC 7440 §4: in a window that is how a client tells of a gap at its start. But EDK2 also says it for each block
+        // that it had already: without the time of quiet after a repetition, one needless repetition brings the next, for
+        // the rest of the file.
+        if waited >= self.trip.too_soon() && now >= self.echoes_until {
+            self.send_window(now);
+        }
+    }
+
+    /// An acknowledgement from inside the window: the client found a gap and counts a new window from there. Or it
+    /// counted from a late stray, and there is no gap: then sending the rest again would bring more such
+    /// acknowledgements, and only the blocks that complete the client's window are sent; if there was a gap after all,
+    /// the timer mends it.
     fn inside(&mut self, now: Instant) {
-        if now >= self.echoes_until {
+        // All that had gone out before the last repetition is there, so that was needless.
+        let echo = self.round.again && self.arrived == self.round.fresh;
+        // A client that acknowledges each block whatever was agreed would get a window for each.
+        let (mends, last) = self.mends;
+        let flood = mends >= MOST_MENDS && now.duration_since(last) < MEND_PAUSE;
+        if !echo && !flood {
+            self.mends = (mends + 1, now);
             return self.send_window(now);
         }
         let first = self.round.end + 1;
@@ -266,7 +318,9 @@ impl Transfer {
     }
 
     fn send(&mut self, now: Instant, first: u64, end: u64) {
-        self.round = Round { end, at: now, fresh: self.highest };
+        let again = first <= self.highest;
+        let began = if again { self.round.began } else { now };
+        self.round = Round { end, at: now, began, fresh: self.highest, again };
         self.highest = self.highest.max(end);
         self.deadline = now + self.trip.patience(self.repeats);
         let count = u16::try_from(end + 1 - first).unwrap_or(self.terms.window);
@@ -283,6 +337,11 @@ impl Transfer {
 const FIRST_PATIENCE: Duration = Duration::from_millis(250);
 /// Packets to a client that has not acknowledged anything.
 const MOST_UNPROVEN: u32 = 6;
+/// Doublings of the timer that outlast an acknowledgement, until something fresh was answered.
+const LASTING_REPEATS: u32 = 4;
+/// Gaps in a row that are mended at once; more of them at most one in a pause.
+const MOST_MENDS: u32 = 8;
+const MEND_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 /// Within this, a repeated request is a copy of one that was answered; a client that restarts takes longer.
 const LIVELY: Duration = Duration::from_secs(1);

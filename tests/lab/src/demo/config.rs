@@ -8,6 +8,7 @@ const HEAD: &str = "\
 # Made by `lab demo` from the file that is named below; the differences are:
 #   every machine has `os = \"muster\"` and `install = \"auto\"` (no DGX OS to keep here),
 #   `[kata] require = \"files\"` (no guest of QEMU without KVM has /dev/kvm),
+#   `[provisioner] clock = \"local\"` (there is no time server to ask, so this host's clock counts as right),
 #   only the machines of this run are listed.
 ";
 
@@ -16,6 +17,10 @@ pub(crate) fn lab_copy(cluster_toml: &str, names: &[String]) -> Result<String> {
     table.entry("kata").or_insert_with(|| Value::Table(Table::new()));
     if let Some(Value::Table(kata)) = table.get_mut("kata") {
         kata.insert("require".into(), "files".into());
+    }
+    table.entry("provisioner").or_insert_with(|| Value::Table(Table::new()));
+    if let Some(Value::Table(provisioner)) = table.get_mut("provisioner") {
+        provisioner.insert("clock".into(), "local".into());
     }
     if let Some(Value::Array(machines)) = table.get_mut("machine") {
         machines.retain(|machine| {
