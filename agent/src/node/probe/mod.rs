@@ -149,7 +149,7 @@ impl Prober {
     /// A worker's load balancer reaches a server; and through it, with the kubelet's certificate, its own Node.
     pub async fn worker(&self, node: &NodeName) -> (bool, Option<NodeSeen>) {
         let answer = Ask::get(loopback(BALANCER), "/ping").tls(&self.anyone).await;
-        if !ok(answer).is_some_and(|body| body == b"pong") {
+        if ok(answer).is_none_or(|body| body != b"pong") {
             return (false, None);
         }
         let read = |name: &str| self.root.read(&format!("{AGENT}/{name}")).ok().flatten();
