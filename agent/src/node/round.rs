@@ -35,7 +35,7 @@ pub(super) struct Last {
     pub(super) outside: Vec<Outside>,
     /// As the API showed them last; a long list is not asked for in every round.
     pub(super) nodes: Vec<NodeSeen>,
-    /// Our Node as another server's agent saw it, from the last sync.
+    /// Our Node as read through the load balancer, or as a server's agent saw it, from the last sync.
     pub(super) node_elsewhere: Option<NodeSeen>,
     pub(super) balancer: Option<bool>,
     pub(super) k3s_version: Option<String>,
@@ -78,7 +78,9 @@ impl Service {
             self.last.k3s_version = self.k3s_version().await;
         }
         if !server {
-            self.last.balancer = Some(self.prober.balancer().await);
+            let (balancer, node) = self.prober.worker(&self.papers.manifest.get().node).await;
+            self.last.balancer = Some(balancer);
+            self.last.node_elsewhere = node.or(self.last.node_elsewhere.take());
             return;
         }
         if self.last.server_password.is_none() {

@@ -7,7 +7,7 @@ pub mod parse;
 
 use ask::{Answer, Ask, AskError, anyone, only};
 use muster_protocol::etcd::{EtcdMember, Identity, NodeSeen, Outside, OwnMember, SnapshotTaken};
-use muster_protocol::ids::Digest;
+use muster_protocol::ids::{Digest, NodeName};
 use rustls::ClientConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -24,6 +24,7 @@ const PEER: u16 = 2380;
 const METRICS: u16 = 2381;
 const GATEWAY: u16 = 2382;
 const TLS: &str = "/var/lib/rancher/k3s/server/tls";
+const AGENT: &str = "/var/lib/rancher/k3s/agent";
 const SNAPSHOTS: &str = "/var/lib/rancher/k3s/server/db/snapshots";
 
 /// "Connected" means in two scrapes at least this far apart (design §8).
@@ -145,10 +146,21 @@ impl Prober {
         }
     }
 
-    /// A worker's load balancer reaches a server.
-    pub async fn balancer(&self) -> bool {
+    /// A worker's load balancer reaches a server; and through it, with the kubelet's certificate, its own Node.
+    pub async fn worker(&self, node: &NodeName) -> (bool, Option<NodeSeen>) {
         let answer = Ask::get(loopback(BALANCER), "/ping").tls(&self.anyone).await;
-        ok(answer).is_some_and(|body| body == b"pong")
+        if ok(answer).is_none_or(|body| body != b"pong") {
+            return (false, None);
+        }
+        let read = |name: &str| self.root.read(&format!("{AGENT}/{name}")).ok().flatten();
+        let (Some(ca), Some(certificate), Some(key)) =
+            (read("server-ca.crt"), read("client-kubelet.crt"), read("client-kubelet.key"))
+        else {
+            return (true, None);
+        };
+        let Ok(config) = only(&ca, Some((&certificate, &key))) else { return (true, None) };
+        let answer = Ask::get(loopback(BALANCER), &format!("/api/v1/nodes/{node}")).tls(&config).await;
+        (true, ok(answer).and_then(|body| parse::nodes(&body)).and_then(|mut nodes| nodes.pop()))
     }
 
     /// SHA-256 of what answers `/cacerts` there, and the bytes.
