@@ -1,4 +1,5 @@
 //! Operators against the API, over TLS.
+#![allow(clippy::unwrap_used, reason = "a test ends where its expectation does")]
 
 mod api_support;
 

@@ -1,4 +1,5 @@
 //! The real binary: exit codes, messages, what goes where.
+#![allow(clippy::unwrap_used, reason = "a test ends where its expectation does")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

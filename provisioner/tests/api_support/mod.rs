@@ -29,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 const TOML: &str = r#"
 [cluster]
@@ -55,10 +55,10 @@ mac = ["02:00:00:00:00:02"]
 "#;
 
 /// A directory that is removed when the test ends well.
-pub struct Folder(pub PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("muster-{name}-{}", std::process::id()));
         let _leftover = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
@@ -74,18 +74,18 @@ impl Drop for Folder {
     }
 }
 
-pub struct Served {
-    pub folder: Folder,
-    pub trust: Trust,
-    pub operator: SecretKey,
-    pub at: SocketAddr,
-    pub shared: Shared,
+pub(crate) struct Served {
+    pub(crate) folder: Folder,
+    pub(crate) trust: Trust,
+    pub(crate) operator: SecretKey,
+    pub(crate) at: SocketAddr,
+    pub(crate) shared: Shared,
     stop: watch::Sender<bool>,
     running: JoinHandle<std::io::Result<()>>,
 }
 
 impl Served {
-    pub async fn start(name: &str) -> Self {
+    pub(crate) async fn start(name: &str) -> Self {
         let folder = Folder::new(name);
         let state = StateDir::new(folder.0.join("state"));
         let operator = SecretKey::from_seed([0xa1; 32]);
@@ -108,37 +108,37 @@ impl Served {
     }
 
     /// Ends it and waits for the end.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.send(true).unwrap();
         tokio::time::timeout(Duration::from_secs(10), self.running).await.unwrap().unwrap().unwrap();
     }
 
-    pub fn agent(&self, key: &SecretKey) -> Client {
+    pub(crate) fn agent(&self, key: &SecretKey) -> Client {
         let identity = Identity::agent(self.trust.cluster, key).unwrap();
         Client::new(self.at, client_config(&identity, &self.trust, Expect::Provisioner).unwrap())
     }
 
-    pub fn operator(&self) -> Client {
+    pub(crate) fn operator(&self) -> Client {
         self.operator_with(&self.operator)
     }
 
-    pub fn operator_with(&self, key: &SecretKey) -> Client {
+    pub(crate) fn operator_with(&self, key: &SecretKey) -> Client {
         let identity = Identity::operator(self.trust.cluster, key).unwrap();
         Client::new(self.at, client_config(&identity, &self.trust, Expect::Provisioner).unwrap())
     }
 
-    pub async fn post_json(&self, path: &str, body: &str) -> Response {
+    pub(crate) async fn post_json(&self, path: &str, body: &str) -> Response {
         self.operator().post(path, "application/json", body.into(), LIMIT).await.unwrap()
     }
 
-    pub async fn get_json(&self, path: &str) -> serde_json::Value {
+    pub(crate) async fn get_json(&self, path: &str) -> serde_json::Value {
         let response = self.operator().get(path, LIMIT).await.unwrap();
         assert_eq!(response.status, 200, "{}", String::from_utf8_lossy(&response.body));
         serde_json::from_slice(&response.body).unwrap()
     }
 }
 
-fn register_all(store: &Store, state: &StateDir) {
+pub(crate) fn register_all(store: &Store, state: &StateDir) {
     for (kind, file) in [
         (ArtifactKind::Uki, "boot.efi"),
         (ArtifactKind::Loader, "loader.efi"),
@@ -161,7 +161,7 @@ fn register_all(store: &Store, state: &StateDir) {
 }
 
 /// Asks as an agent; a status other than 200 is returned as it is.
-pub async fn ask<Q: Versioned, A: Versioned>(
+pub(crate) async fn ask<Q: Versioned, A: Versioned>(
     client: &mut Client,
     path: &str,
     question: &Q,
@@ -171,7 +171,7 @@ pub async fn ask<Q: Versioned, A: Versioned>(
     if response.status == 200 { Ok(wire::decode(&response.body).unwrap()) } else { Err(response) }
 }
 
-pub fn hello(seed: u8, mac: u8) -> Hello {
+pub(crate) fn hello(seed: u8, mac: u8) -> Hello {
     let mac = Mac([2, 0, 0, 0, 0, mac]);
     let disk = Disk {
         name: "nvme0n1".into(),
@@ -197,7 +197,7 @@ pub fn hello(seed: u8, mac: u8) -> Hello {
     Hello { inventory: wire::encode(&inventory), marker: None, seen: Seen::default(), uptime_ms: 5_000, mac }
 }
 
-pub fn status(key: &SecretKey, state: State) -> Status {
+pub(crate) fn status(key: &SecretKey, state: State) -> Status {
     Status {
         node: None,
         key: key.public().fingerprint(),
@@ -227,7 +227,7 @@ pub fn status(key: &SecretKey, state: State) -> Status {
 }
 
 /// Opens the window, says hello, and reads the order.
-pub async fn order_for(served: &Served, key: &SecretKey, mac: u8) -> Order {
+pub(crate) async fn order_for(served: &Served, key: &SecretKey, mac: u8) -> Order {
     let opened = served.post_json("/v1/admission", r#"{"minutes":30}"#).await;
     assert_eq!(opened.status, 200);
     let answer: Answer = ask(&mut served.agent(key), "/agent/hello", &hello(1, mac)).await.unwrap();
@@ -235,7 +235,7 @@ pub async fn order_for(served: &Served, key: &SecretKey, mac: u8) -> Order {
     order.verify(By::Online(&served.trust), &Listener::default()).unwrap().into_inner()
 }
 
-pub async fn claim(served: &Served, key: &SecretKey, order: &Order) -> ClaimAnswer {
+pub(crate) async fn claim(served: &Served, key: &SecretKey, order: &Order) -> ClaimAnswer {
     let claim = Claim { order: order.number, disk: order.disk.clone() };
     ask(&mut served.agent(key), "/agent/v1/claim", &claim).await.unwrap()
 }
