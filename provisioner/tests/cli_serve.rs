@@ -14,6 +14,7 @@ use muster_protocol::signed::{By, Listener, Trust};
 use muster_protocol::sync::{Claim, ClaimAnswer};
 use muster_protocol::wire::{self, Versioned};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -84,6 +85,8 @@ impl Home {
         let at = self.root.join("notify");
         let _old = std::fs::remove_file(&at);
         let socket = UnixDatagram::bind(&at).unwrap();
+        // As systemd's own: whoever the service becomes must be able to write to it.
+        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o777)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let mut command = self.command(host.command(BINARY));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.root.join("log")).unwrap();
@@ -301,7 +304,6 @@ fn rights_are_given_up_and_another_user_can_be_named() {
 
 /// The test's own folders above the state directory may be closed to others.
 fn open_way(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
     for folder in [path, path.parent().unwrap()] {
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
