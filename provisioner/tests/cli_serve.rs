@@ -302,6 +302,34 @@ fn rights_are_given_up_and_another_user_can_be_named() {
     assert_eq!(service.terminate().0, Some(0));
 }
 
+#[test]
+fn a_running_provisioner_is_told_of_new_images_and_serves_them_at_once() {
+    if !able(&["curl"]) {
+        return;
+    }
+    let (mut lan, folder) = (Lan::new(), Folder::new());
+    let (host, machine) = (lan.host(Some("10.77.0.1/24")), lan.host(Some("10.77.0.11/24")));
+    let home = Home::new(&folder, "a", CONFIG);
+    let _service = home.serve(&host);
+    std::fs::create_dir_all(folder.path("k3s")).unwrap();
+    std::fs::write(folder.path("k3s/k3s"), "#!/bin/sh\n").unwrap();
+    let built = home.on(&host, &["image", "build", "--k3s", folder.path("k3s").to_str().unwrap()]);
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    let listed = home.on(&host, &["image", "list", "-o", "json"]);
+    let rows: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let digest = rows[0]["files"][0]["digest"].as_str().unwrap().to_string();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut curl = machine.command("curl");
+        let got = curl.args(["-sf", &format!("http://10.77.0.1/artifact/{digest}")]).output().unwrap();
+        if got.status.success() {
+            assert_eq!(text(&got.stdout), "#!/bin/sh\n");
+            break;
+        }
+        assert!(Instant::now() < deadline, "it is not served");
+    }
+}
+
 /// The test's own folders above the state directory may be closed to others.
 fn open_way(path: &Path) {
     for folder in [path, path.parent().unwrap()] {
