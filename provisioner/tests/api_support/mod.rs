@@ -138,7 +138,7 @@ impl Served {
     }
 }
 
-fn register_all(store: &Store, state: &StateDir) {
+pub(crate) fn register_all(store: &Store, state: &StateDir) {
     for (kind, file) in [
         (ArtifactKind::Uki, "boot.efi"),
         (ArtifactKind::Loader, "loader.efi"),
