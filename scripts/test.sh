@@ -40,14 +40,14 @@ for name in "${tiers[@]}"; do
         cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
         ;;
     deny)
-        tier deny "licences, sources, banned crates (the advisory database is not to be had everywhere: GitHub checks it)"
+        tier deny "licences, sources, banned crates (the advisory database cannot be fetched everywhere: not checked)"
         PATH=$cache/tools/bin:$PATH cargo deny --locked --log-level error check bans licenses sources
         ;;
     bare)
         tier bare "protocol builds for a target without an operating system"
         if [ -d "$(/usr/bin/rustc --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library" ]; then
             PATH=/usr/bin:/bin RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$repo/target/bare cargo build --quiet --locked \
-                --package muster-protocol --target x86_64-unknown-none -Zbuild-std=core,alloc
+                --package muster-protocol --target aarch64-unknown-none -Zbuild-std=core,alloc
         else
             skip bare "no source of core and alloc: Debian's rust-web-src is not installed"
             continue

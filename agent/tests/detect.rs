@@ -2,7 +2,7 @@
 //!
 //! `MUSTER_BLESS=1` writes the expected files anew; a person reads the diff.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where its expectation does")]
+#![allow(clippy::unwrap_used, reason = "a test stops where its setup fails")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! The DHCP client, netlink and beacons on a real wire: a veth pair in a namespace of its own, with dnsmasq at its
 //! other end. Needs root, `unshare`, `ip` and `dnsmasq`; says so and passes where one is missing.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where its setup fails")]
+
 use muster_agent::net::dhcp::{self, Event};
 use muster_agent::net::find::Beacons;
 use muster_agent::net::link::Links;

@@ -20,6 +20,8 @@ pub mod coldplug;
 mod disks;
 /// The node key.
 mod key;
+/// Who started this kernel.
+mod loader;
 /// Which module a device wants.
 mod modules;
 /// The kernel's file systems.

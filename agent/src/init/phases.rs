@@ -5,7 +5,7 @@ use super::disks::{choose, is_settled, markers};
 use super::machine::Machine;
 use super::network::{Net, Setup};
 use super::timeline::uptime_ms;
-use super::{clock, coldplug, end, key, mounts, survey};
+use super::{clock, coldplug, end, key, loader, mounts, survey};
 use crate::install::bootentry::Variables;
 use crate::install::efivars::Efivars;
 use anyhow::Context;
@@ -38,8 +38,8 @@ pub(super) const PHASES: &[Phase] = &[
     Phase { name: "mounts", run: |_| mounts::mount_all(), failure: Failure::Ends, again: false },
     Phase { name: "console", run: console, failure: Failure::IsTold, again: false },
     Phase { name: "modules", run: modules, failure: Failure::IsTold, again: false },
-    Phase { name: "loader", run: loader, failure: Failure::IsTold, again: false },
     Phase { name: "links", run: links, failure: Failure::Ends, again: false },
+    Phase { name: "loader", run: |_| loader::tell(), failure: Failure::IsTold, again: false },
     Phase { name: "trust", run: trust, failure: Failure::Ends, again: false },
     Phase {
         name: "clock",
@@ -109,28 +109,6 @@ fn modules(machine: &mut Machine) -> anyhow::Result<()> {
     }
     tracing::info!(loaded, "drivers");
     mounts::mount_efivars()
-}
-
-/// The Boot Loader Interface's own namespace of EFI variables (systemd.io/BOOT_LOADER_INTERFACE).
-const LOADER_VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
-
-/// Says who started this kernel: systemd-boot leaves its name, a UKI that came over the network leaves none. With its
-/// menu's time at zero the loader itself says nothing on a serial console.
-fn loader(_machine: &mut Machine) -> anyhow::Result<()> {
-    let Some(mut variables) = Efivars::at(Path::new("/"), LOADER_VENDOR) else { return Ok(()) };
-    let name = variables.read("LoaderInfo").context("reading the variable LoaderInfo")?;
-    match name.as_deref().map(loader_name) {
-        Some(name) => tracing::info!("started by {name}"),
-        None => tracing::info!("started by the firmware itself"),
-    }
-    Ok(())
-}
-
-/// UTF-16LE with a zero at its end; anything that does not print is left out.
-fn loader_name(utf16: &[u8]) -> String {
-    let units = utf16.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-    let text = char::decode_utf16(units).filter_map(Result::ok);
-    text.filter(|c| c.is_ascii_graphic() || *c == ' ').take(80).collect()
 }
 
 /// Where UKI composition puts the cluster's trust file.
@@ -269,12 +247,5 @@ mod tests {
         assert_eq!(unique.len(), names.len());
         let at = |name| names.iter().position(|known| *known == name);
         assert!(at("disks") < at("key") && at("key") < at("network"));
-    }
-
-    #[test]
-    fn the_loaders_name_is_read_without_its_zero_and_without_control_characters() {
-        let utf16: Vec<u8> = "systemd-boot 257\u{7}\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
-        assert_eq!(loader_name(&utf16), "systemd-boot 257");
-        assert_eq!(loader_name(&[0x73]), "");
     }
 }

@@ -75,9 +75,14 @@ pub fn roster(root: &Root, trust: &Trust, signed: &Signed<Roster>) -> Result<Ros
 }
 
 /// Lays a grant ready for the gate. Returns whether it was: a node that needs none takes none, so that none lies there
-/// when k3s restarts for another reason.
-pub fn grant(root: &Root, papers: &Papers, signed: &Signed<Grant>) -> Result<bool, NotTaken> {
-    if !wants_grant(root, papers) {
+/// when k3s restarts for another reason. A member in no list any more needs one though its data says it may start.
+pub fn grant(
+    root: &Root,
+    papers: &Papers,
+    is_removed: bool,
+    signed: &Signed<Grant>,
+) -> Result<bool, NotTaken> {
+    if !is_removed && !wants_grant(root, papers) {
         return Ok(false);
     }
     let numbers = root.numbers()?;
@@ -218,13 +223,13 @@ mod tests {
         let papers = || Papers::read(&root).unwrap();
         let signed = |fence| cluster.sign(&cluster.grant(1, fence, Start::Init { nonce: [3; 16] }));
         assert!(wants_grant(&root, &papers()));
-        assert!(grant(&root, &papers(), &signed(30)).unwrap());
+        assert!(grant(&root, &papers(), false, &signed(30)).unwrap());
         assert!(!wants_grant(&root, &papers()), "the gate would pass now");
-        assert!(!grant(&root, &papers(), &signed(31)).unwrap());
+        assert!(!grant(&root, &papers(), false, &signed(31)).unwrap());
         root.remove(GRANT).unwrap();
-        assert!(grant(&root, &papers(), &signed(30)).unwrap(), "the same one again");
+        assert!(grant(&root, &papers(), false, &signed(30)).unwrap(), "the same one again");
         root.remove(GRANT).unwrap();
-        assert!(grant(&root, &papers(), &signed(29)).is_err(), "never an older one");
+        assert!(grant(&root, &papers(), false, &signed(29)).is_err(), "never an older one");
         let worker = node(&cluster, 4);
         assert!(!wants_grant(&worker, &Papers::read(&worker).unwrap()));
     }

@@ -2,7 +2,7 @@
 
 use crate::node::gate::decide::{Disk, is_member_of};
 use crate::node::gate::record::Kept;
-use muster_protocol::etcd::{GateRecord, OwnMember};
+use muster_protocol::etcd::{GateRecord, Outside, OwnMember};
 use muster_protocol::ids::NodeName;
 use std::net::Ipv4Addr;
 
@@ -39,6 +39,17 @@ pub fn next(kept: &Kept, seen: Seen<'_>) -> Result<Option<Kept>, String> {
         GateRecord::Member { .. } if kept.peers != peers => Ok(Some(Kept { peers, ..kept.clone() })),
         GateRecord::Member { .. } => Ok(None),
     }
+}
+
+/// Whether the others have taken us out of the list while our data still says member. etcd then stays up and unhealthy
+/// for ever (facts: k3s §8): a new join is the way back, under a grant. An `Ok` list is a quorum's word.
+pub fn is_removed(kept: &Kept, disk: &Disk, outside: &[Outside], me: Ipv4Addr) -> bool {
+    let joined = match kept.record {
+        GateRecord::Joining { .. } | GateRecord::Member { .. } => disk.data.wal,
+        GateRecord::Fresh | GateRecord::Initialising { .. } => false,
+    };
+    let mut lists = outside.iter().filter_map(|outside| outside.members.as_ref().ok()).peekable();
+    joined && lists.peek().is_some() && lists.all(|list| list.iter().all(|member| member.peer != Some(me)))
 }
 
 /// Our member's name and the other members' addresses, when the list of a quorum has us as a healthy voter.
@@ -157,5 +168,23 @@ mod tests {
         assert_eq!(peers, [Cluster::address(1), Cluster::address(3)]);
         more.identity = Some(identity(9));
         assert!(run(&member, &more, None).is_err());
+    }
+
+    #[test]
+    fn a_member_in_no_list_was_removed_and_silence_removes_nobody() {
+        let data = DataFacts { wal: true, ..DataFacts::default() };
+        let disk = Disk { data, wal_is_empty: false, member_name: Some(NAME.into()) };
+        let outside =
+            |n, members| Outside { address: Cluster::address(n), peer_port: true, ca: None, members };
+        let removed = |outside: &[Outside]| is_removed(&kept(joining()), &disk, outside, Cluster::address(2));
+        let without = || outside(1, Ok(vec![member(1, false), member(3, false)]));
+        let with = || outside(3, Ok(vec![member(1, false), member(2, true)]));
+        let silent = || outside(3, Err("context deadline exceeded".into()));
+        assert!(removed(&[without(), silent()]));
+        assert!(!removed(&[without(), with()]));
+        assert!(!removed(&[silent()]) && !removed(&[]));
+        let initialising = kept(GateRecord::Initialising { nonce: [1; 16] });
+        assert!(!is_removed(&initialising, &disk, &[without()], Cluster::address(2)));
+        assert!(!is_removed(&kept(joining()), &Disk::default(), &[without()], Cluster::address(2)));
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Last {
     pub(super) kata_files: bool,
     pub(super) server_password: Option<Zeroizing<String>>,
     pub(super) wants_grant: bool,
+    /// In no member list any more, though our data says member.
+    pub(super) is_removed: bool,
     pub(super) tokens_complete: bool,
     pub(super) was_ready: bool,
     pub(super) sequence: u64,
@@ -71,13 +73,7 @@ impl Service {
 
     async fn look(&mut self) {
         let server = self.papers.manifest.get().role == Role::Server;
-        match units::state(self.unit()).await {
-            Ok(unit) => {
-                self.troubles.remove("systemd");
-                self.last.unit = unit;
-            }
-            Err(error) => self.trouble("systemd", &error),
-        }
+        self.look_at_unit().await;
         if self.last.k3s_version.is_none() && self.k3s().exists() {
             self.last.k3s_version = self.k3s_version().await;
         }
@@ -93,8 +89,10 @@ impl Service {
         let listed = self.last.own.member.as_ref().and_then(|own| own.members.as_deref().ok());
         let others = others(declared, listed.unwrap_or_default(), self.own_address());
         let password = self.last.server_password.clone();
-        let outside = self.prober.outside(others, password);
-        let (own, outside) = tokio::join!(self.prober.own(uptime_ms()), outside);
+        let now_ms = uptime_ms();
+        let outside = self.prober.outside(now_ms, others, password);
+        let (own, outside) = tokio::join!(self.prober.own(now_ms), outside);
+        self.prober.note(now_ms, &outside);
         match (&own.member, &own.nodes) {
             (_, Some(nodes)) => self.last.nodes.clone_from(nodes),
             (Some(member), None) if member.ready => {}
@@ -102,6 +100,21 @@ impl Service {
         }
         self.last.own = own;
         self.last.outside = outside;
+    }
+
+    /// Only we start it: before that it is down, and need not be asked about each second.
+    async fn look_at_unit(&mut self) {
+        let known = self.last.unit.is_down() && self.timeline.started_k3s_ms.is_none();
+        if known {
+            return;
+        }
+        match units::state(self.unit()).await {
+            Ok(unit) => {
+                self.troubles.remove("systemd");
+                self.last.unit = unit;
+            }
+            Err(error) => self.trouble("systemd", &error),
+        }
     }
 
     /// What was seen becomes a record: member or not, full tokens.
@@ -114,8 +127,18 @@ impl Service {
         if self.papers.manifest.get().role != Role::Server {
             return;
         }
-        let Some(own) = &self.last.own.member else { return };
         let disk = look(&self.root);
+        let (kept, outside) = (&self.papers.kept, &self.last.outside);
+        self.last.is_removed = member::is_removed(kept, &disk, outside, self.own_address());
+        if self.last.is_removed {
+            self.trouble_text(
+                "member",
+                "this member was removed from the cluster; it needs a new grant".into(),
+            );
+        } else {
+            self.troubles.remove("member");
+        }
+        let Some(own) = &self.last.own.member else { return };
         let seen = member::Seen {
             node: &self.papers.manifest.get().node,
             address: self.own_address(),
@@ -164,10 +187,16 @@ impl Service {
             self.timeline.keep(&self.root);
         }
         self.prepare_if_due();
+        let rests = self.last.unit.is_down() || self.last.unit.will_restart;
+        let lies_ready = self.root.exists(GRANT);
         self.last.wants_grant = self.is_placed()
-            && (self.last.unit.is_down() || self.last.unit.will_restart)
-            && wants_grant(&self.root, &self.papers);
-        if self.last.unit.active == "active" && self.root.exists(GRANT) {
+            && ((rests && wants_grant(&self.root, &self.papers)) || (self.last.is_removed && !lies_ready));
+        if self.last.is_removed && lies_ready && !rests {
+            tracing::info!(unit = self.unit(), "restarting, to join anew");
+            if let Err(error) = units::restart(self.unit()).await {
+                self.trouble("systemd", &error);
+            }
+        } else if self.last.unit.active == "active" && lies_ready {
             // Left over from a start that needed none: nothing may lie there when k3s restarts.
             if let Err(error) = self.root.remove(GRANT) {
                 self.trouble("grant", &error);

@@ -231,7 +231,7 @@ impl Service {
             }
         }
         if let Some(signed) = &reply.grant {
-            let taken = accept::grant(&self.root, &self.papers, signed);
+            let taken = accept::grant(&self.root, &self.papers, self.last.is_removed, signed);
             news |= self.noted("grant", taken) == Some(true);
         }
         self.take_commands(reply, now);

@@ -48,6 +48,11 @@ pub async fn start(unit: &str) -> Result<(), UnitError> {
     systemctl(&["start", "--no-block", unit]).await.map(drop)
 }
 
+/// For a k3s that runs and must pass the gate again.
+pub async fn restart(unit: &str) -> Result<(), UnitError> {
+    systemctl(&["restart", "--no-block", unit]).await.map(drop)
+}
+
 fn parse(text: &str) -> UnitState {
     let mut state = UnitState::default();
     let mut entered_us = 0_u64;

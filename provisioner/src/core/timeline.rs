@@ -183,6 +183,11 @@ fn trim(rows: &mut Vec<StageRow>) {
     rows.drain(..extra);
 }
 
+/// A file that an earlier boot came from: the next one may follow within minutes, from the disk.
+fn is_anothers(rows: &[StageRow], boot: &str, at_unix_ms: u64) -> bool {
+    rows.iter().any(|row| row.step == "boot-file" && row.at_unix_ms == at_unix_ms && row.boot != boot)
+}
+
 /// What came before the agent's first word: DHCP, boot file, kernel, and the time until it was let go.
 pub fn add_netboot(
     rows: &mut Vec<StageRow>,
@@ -197,6 +202,7 @@ pub fn add_netboot(
         && let Some(file) = &trace.file_done
         && file.at_unix_ms <= kernel_unix_ms + 5_000
         && kernel_unix_ms.saturating_sub(file.at_unix_ms) <= LOADING_MS
+        && !is_anothers(rows, boot, file.at_unix_ms.saturating_sub(file.ms))
     {
         if let Some(discover) = trace.discover {
             let end = trace.ack_4011.or(trace.offer).unwrap_or(discover);

@@ -1,4 +1,5 @@
 //! Random histories: whatever is done to the servers, the model keeps what etcd keeps.
+#![allow(clippy::unwrap_used, reason = "a test ends where its expectation does")]
 
 use k3s_model::config::Config;
 use k3s_model::numbers::{AddRule, Numbers};

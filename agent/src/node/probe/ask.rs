@@ -5,10 +5,11 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,11 +71,14 @@ impl<'a> Ask<'a> {
         self.within(async { self.exchange(self.handshake(config).await?).await }).await
     }
 
-    /// Whether something speaks TLS there, if only to refuse us.
+    /// Whether something speaks TLS there, if only to refuse us. What it says to `path` does not matter, but a peer that
+    /// we have a certificate for would log a connection without a question as rejected.
     pub async fn speaks_tls(self, config: &Arc<ClientConfig>) -> bool {
-        let shaken = self.within(async { self.handshake(config).await.map(drop) }).await;
-        match shaken {
-            Ok(()) => true,
+        match self.within(self.handshake(config)).await {
+            Ok(stream) => {
+                let _whatever = self.within(self.exchange(stream)).await;
+                true
+            }
             // An alert is spoken TLS; etcd sends one to clients without a certificate.
             Err(AskError::Handshake { source, .. }) => source
                 .get_ref()
@@ -145,15 +149,15 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// Speaks to whoever answers: for what is public, and for hashes that are compared afterwards.
-pub fn anyone() -> Result<Arc<ClientConfig>, AskError> {
+/// Speaks to whoever answers: for what is public, and for hashes that are compared afterwards. With our own
+/// certificate (PEM) if there is one.
+pub fn anyone(own: Option<(&[u8], &[u8])>) -> Result<Arc<ClientConfig>, AskError> {
     let verifier = Arc::new(Anyone(Arc::new(ring::default_provider())));
     let config = ClientConfig::builder_with_provider(verifier.0.clone())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+        .with_custom_certificate_verifier(verifier);
+    with_own(config, own)
 }
 
 /// Speaks only to holders of a certificate by this CA, with our own certificate if there is one (all PEM).
@@ -165,6 +169,13 @@ pub fn only(ca: &[u8], own: Option<(&[u8], &[u8])>) -> Result<Arc<ClientConfig>,
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
+    with_own(config, own)
+}
+
+fn with_own(
+    config: ConfigBuilder<ClientConfig, WantsClientCert>,
+    own: Option<(&[u8], &[u8])>,
+) -> Result<Arc<ClientConfig>, AskError> {
     let config = match own {
         None => config.with_no_client_auth(),
         Some((certificates, key)) => {
@@ -251,7 +262,7 @@ mod tests {
         let to = listener.local_addr().unwrap();
         drop(listener);
         let ask = Ask::get(to, "/");
-        assert!(!ask.speaks_tls(&anyone().unwrap()).await);
+        assert!(!ask.speaks_tls(&anyone(None).unwrap()).await);
         assert!(matches!(ask.plain().await, Err(AskError::Connect { .. })));
     }
 

@@ -28,6 +28,8 @@ const SNAPSHOTS: &str = "/var/lib/rancher/k3s/server/db/snapshots";
 
 /// "Connected" means in two scrapes at least this far apart (design §8).
 const CONNECTED_MS: u64 = 5000;
+/// etcd logs each connection without a certificate: so often is it asked by a node that has none.
+const UNCERTIFIED_MS: u64 = 10_000;
 
 /// What our own loopback said in one round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,11 +45,19 @@ pub struct Prober {
     anyone: Arc<ClientConfig>,
     connected: Connected,
     nodes_due_ms: u64,
+    /// When a peer port was looked at without a certificate, and what was found.
+    peer_ports: BTreeMap<Ipv4Addr, (u64, bool)>,
 }
 
 impl Prober {
     pub fn new(root: Root) -> Result<Self, AskError> {
-        Ok(Self { root, anyone: anyone()?, connected: Connected::default(), nodes_due_ms: 0 })
+        Ok(Self {
+            root,
+            anyone: anyone(None)?,
+            connected: Connected::default(),
+            nodes_due_ms: 0,
+            peer_ports: BTreeMap::new(),
+        })
     }
 
     /// Our own member, from four places that each know a part; at most 2 s, since all are asked at once.
@@ -96,20 +106,42 @@ impl Prober {
     /// Others, from outside. The server token is shown only to holders of a certificate by our own CA.
     pub fn outside(
         &self,
+        now_ms: u64,
         others: BTreeSet<Ipv4Addr>,
         server_password: Option<Zeroizing<String>>,
     ) -> impl Future<Output = Vec<Outside>> + use<> {
-        let ours = self.read("server-ca.crt").and_then(|ca| only(&ca, None).ok());
-        let anyone = self.anyone.clone();
+        let peer = self.read("etcd/peer-server-client.crt").zip(self.read("etcd/peer-server-client.key"));
+        let peer = peer.and_then(|(certificate, key)| anyone(Some((&certificate, &key))).ok());
+        let doors = Doors {
+            anyone: self.anyone.clone(),
+            ours: self.read("server-ca.crt").and_then(|ca| only(&ca, None).ok()),
+            peer,
+            password: server_password,
+        };
+        let known = |address: &Ipv4Addr| {
+            let (at_ms, found) = self.peer_ports.get(address)?;
+            (now_ms.saturating_sub(*at_ms) < UNCERTIFIED_MS && doors.peer.is_none()).then_some(*found)
+        };
+        let others: Vec<_> = others.into_iter().map(|address| (address, known(&address))).collect();
         async move {
             // Few servers (3 or 5), each bounded at 2 s: asked together.
             let mut asked = JoinSet::new();
-            for address in others {
-                asked.spawn(one_outside(address, anyone.clone(), ours.clone(), server_password.clone()));
+            for (address, known) in others {
+                asked.spawn(one_outside(address, doors.clone(), known));
             }
             let mut found: Vec<_> = asked.join_all().await;
             found.sort_by_key(|outside| outside.address);
             found
+        }
+    }
+
+    /// Remembers what was found, so that a node without a certificate does not fill its neighbours' logs.
+    pub fn note(&mut self, now_ms: u64, found: &[Outside]) {
+        for outside in found {
+            let entry = self.peer_ports.entry(outside.address).or_insert((0, false));
+            if now_ms.saturating_sub(entry.0) >= UNCERTIFIED_MS {
+                *entry = (now_ms, outside.peer_port);
+            }
         }
     }
 
@@ -184,14 +216,20 @@ pub fn others(
     declared.chain(listed).filter(|address| *address != me).collect()
 }
 
-async fn one_outside(
-    address: Ipv4Addr,
+/// With what each question is asked.
+#[derive(Clone)]
+struct Doors {
     anyone: Arc<ClientConfig>,
+    /// Only to our own CA's holders.
     ours: Option<Arc<ClientConfig>>,
+    /// With our member's certificate.
+    peer: Option<Arc<ClientConfig>>,
     password: Option<Zeroizing<String>>,
-) -> Outside {
+}
+
+async fn one_outside(address: Ipv4Addr, doors: Doors, known: Option<bool>) -> Outside {
     let info = async {
-        match (&ours, &password) {
+        match (&doors.ours, &doors.password) {
             (Some(ours), Some(password)) => {
                 let ask = Ask { server_password: Some(password), ..Ask::get(at(address, API), "/db/info") };
                 list(ask.tls(ours).await)
@@ -199,11 +237,15 @@ async fn one_outside(
             (_, _) => Err("not asked: this node has no server token or CA of the cluster yet".into()),
         }
     };
-    let (peer_port, cacerts, members) = tokio::join!(
-        Ask::get(at(address, PEER), "/").speaks_tls(&anyone),
-        Ask::get(at(address, API), "/cacerts").tls(&anyone),
-        info
-    );
+    let peer_port = async {
+        let peer = doors.peer.as_ref().unwrap_or(&doors.anyone);
+        match known {
+            Some(found) => found,
+            None => Ask::get(at(address, PEER), "/version").speaks_tls(peer).await,
+        }
+    };
+    let cacerts = Ask::get(at(address, API), "/cacerts").tls(&doors.anyone);
+    let (peer_port, cacerts, members) = tokio::join!(peer_port, cacerts, info);
     Outside { address, peer_port, ca: ok(cacerts).map(|body| Digest::of(&body)), members }
 }
 

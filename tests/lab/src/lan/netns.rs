@@ -93,7 +93,11 @@ fn ip(args: &[&str]) -> Command {
 /// Kills what runs in a namespace of ours and removes it.
 fn remove(name: &str) -> Result<()> {
     for round in 0_u64..20 {
-        let pids = run(ip(&["netns", "pids", name]))?;
+        // Two runs that start together both find the leftovers of a third: what the other has removed is removed.
+        let pids = match run(ip(&["netns", "pids", name])) {
+            Err(_) if !Path::new("/run/netns").join(name).exists() => return Ok(()),
+            pids => pids?,
+        };
         let pids: Vec<i32> = pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
         if pids.is_empty() {
             break;
@@ -104,7 +108,10 @@ fn remove(name: &str) -> Result<()> {
         // not our children any more: there is no event to wait for
         let _ = nix::poll::poll(&mut [], (round * 10).min(200) as u16);
     }
-    run(ip(&["netns", "del", name])).map(drop)
+    match run(ip(&["netns", "del", name])) {
+        Err(_) if !Path::new("/run/netns").join(name).exists() => Ok(()),
+        deleted => deleted.map(drop),
+    }
 }
 
 /// Removes namespaces and socket folders of runs whose process is gone (killed with SIGKILL, host crash).
