@@ -1,5 +1,5 @@
 //! ProxyDHCP on a LAN with another DHCP server: who is answered, and that nobody else hears a word.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test ends where its expectation does")]
 
 #[path = "support/pxe.rs"]
 mod pxe;

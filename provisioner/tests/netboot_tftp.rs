@@ -1,5 +1,5 @@
 //! TFTP against clients of others and of our own, on good networks and bad ones.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test ends where its expectation does")]
 
 mod support;
 #[path = "support/tftp.rs"]
