@@ -108,7 +108,7 @@ fn http(peers: &PathBuf) -> bool {
 /// Each server three times, in turn.
 fn measure(
     room: &Room,
-    peers: &PathBuf,
+    peers: &Path,
     servers: &[Server],
     load: &Load,
     bytes: usize,

@@ -20,8 +20,11 @@ pub(super) enum Budget {
 pub(super) struct Table {
     title: String,
     unit: &'static str,
-    rows: Vec<(String, Vec<(Server, Option<Figure>)>, Budget)>,
+    rows: Vec<Row>,
 }
+
+/// Its name, what each server did, and what is asked of ours.
+type Row = (String, Vec<(Server, Option<Figure>)>, Budget);
 
 impl Figure {
     pub(super) fn new(bytes: usize, took: Duration, cpu: Duration) -> Self {
