@@ -16,6 +16,7 @@ mod table;
 
 use load::Load;
 use peers::Server;
+use std::path::Path;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 use support::{Host, Lan, able, noise};
 use table::{Budget, Figure, Table};
