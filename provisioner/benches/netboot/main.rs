@@ -16,8 +16,11 @@ mod table;
 
 use load::Load;
 use peers::Server;
-use std::path::Path;
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 use support::{Host, Lan, able, noise};
 use table::{Budget, Figure, Table};
 
@@ -63,7 +66,7 @@ fn room(size: usize) -> Room {
     Room { ours, client, folder, lan }
 }
 
-fn tftp(peers: &PathBuf) -> bool {
+fn tftp(peers: &Path) -> bool {
     let mut table = Table::new("TFTP, blocks of 1468 bytes, one client, 64 MiB", "MB/s");
     let scene = room(64 << 20);
     for (window, faster, cheaper) in [(1, 0.95, 1.0), (4, 0.95, 1.0), (16, 1.2, 0.5), (64, 1.2, 0.5)] {
@@ -78,7 +81,7 @@ fn tftp(peers: &PathBuf) -> bool {
     table.print()
 }
 
-fn loss(peers: &PathBuf) -> bool {
+fn loss(peers: &Path) -> bool {
     let mut table = Table::new("TFTP where packets are lost both ways", "MB/s");
     for percent in [1, 5] {
         for (window, size) in [(1, 1 << 20), (16, 4 << 20)] {
@@ -93,7 +96,7 @@ fn loss(peers: &PathBuf) -> bool {
     table.print()
 }
 
-fn http(peers: &PathBuf) -> bool {
+fn http(peers: &Path) -> bool {
     let mut table = Table::new("HTTP, 256 MiB each client", "MB/s");
     let scene = room(256 << 20);
     // Every network card segments TCP by itself.
