@@ -16,11 +16,7 @@ mod table;
 
 use load::Load;
 use peers::Server;
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{path::Path, process::ExitCode, time::Duration};
 use support::{Host, Lan, able, noise};
 use table::{Budget, Figure, Table};
 
