@@ -218,9 +218,10 @@ fn node_key(machine: &mut Machine) -> anyhow::Result<()> {
 /// Starts the network's thread: links come up from here on, whatever PID 1 does.
 fn links(machine: &mut Machine) -> anyhow::Result<()> {
     let background = Background::start()?;
-    let mut luck = [0; 4];
-    getrandom::fill(&mut luck).context("asking for random bytes")?;
-    let net = background.run(async { Net::start(u32::from_le_bytes(luck)) })?;
+    // Not from getrandom: that blocks until the kernel has gathered entropy, 1.6 s on an arm64 machine without a source
+    // of it, and this is jitter only.
+    let [a, b, c, d, ..] = machine.boot.0;
+    let net = background.run(async { Net::start(u32::from_le_bytes([a, b, c, d])) })?;
     machine.ports = Some(net.ports.clone());
     machine.net = Some(net);
     machine.background = Some(background);

@@ -102,6 +102,11 @@ impl Credential {
         Ok(Self { folder, key, trust })
     }
 
+    #[cfg(test)]
+    pub(super) fn for_tests(key: SecretKey, trust: Trust) -> Self {
+        Self { folder: PathBuf::new(), key, trust }
+    }
+
     pub(super) fn server(&self) -> Option<String> {
         let text = std::fs::read_to_string(self.folder.join("server")).ok()?;
         Some(text.trim().to_string()).filter(|text| !text.is_empty())

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Ask {
-    /// Make and register images of one architecture
+    /// Make and register images
     Build(Box<Build>),
     /// Compose a boot image into a file and register nothing; without a trust file it belongs to no cluster yet
     Compose {
@@ -50,9 +50,9 @@ pub(super) enum Ask {
 
 #[derive(Debug, Args)]
 pub(super) struct Build {
-    /// x86_64 or aarch64
+    /// x86_64 or aarch64 [default: what the files say]
     #[arg(long)]
-    arch: Arch,
+    arch: Option<Arch>,
     /// Compose the boot image from the base parts in this folder (images/netboot/build.sh)
     #[arg(long, value_name = "DIR", requires = "agent")]
     netboot: Option<PathBuf>,
@@ -71,10 +71,12 @@ pub(super) struct Build {
     /// The node image's version, for people [default: manifest.json beside it]
     #[arg(long, value_name = "VERSION", requires = "node_image")]
     image_version: Option<String>,
-    /// Register this archive (tar.zst with opt/kata) as the Kata of cluster.toml
+    /// Register this archive (tar.zst with opt/kata) as the Kata of cluster.toml; for all architectures, unless --arch
+    /// or its name says which
     #[arg(long, value_name = "FILE")]
     kata: Option<PathBuf>,
-    /// Register the files in this folder as the k3s of cluster.toml
+    /// Register the files in this folder as the k3s of cluster.toml; folders in it that are named x86_64 and aarch64 are
+    /// that architecture's
     #[arg(long, value_name = "DIR")]
     k3s: Option<PathBuf>,
     /// What of Kata and k3s is not the real thing, in words [default: the file STAND-IN beside it]
@@ -149,48 +151,11 @@ fn announce(common: &Common, state: &StateDir, rows: &[ArtifactRow]) -> Result<(
 fn make(build: &Build, config: &Config, state: &StateDir) -> anyhow::Result<Vec<ArtifactRow>> {
     let folder = state.artifacts();
     let mut rows = Vec::new();
-    let row = |kind, version: &str, files: Vec<ArtifactFile>| ArtifactRow {
-        kind,
-        arch: build.arch,
-        version: version.into(),
-        files,
-        kernel_release: None,
-        stand_in: None,
-        registered_unix_ms: now_unix_ms(),
-    };
     if let (Some(netboot), Some(agent)) = (&build.netboot, &build.agent) {
-        let base = base::read(netboot)?;
-        anyhow::ensure!(
-            base.arch == build.arch,
-            "`{}` holds base parts for {}, asked was for {}",
-            netboot.display(),
-            base.arch,
-            build.arch
-        );
-        let trust = read_trust(&state.trust())?;
-        let agent = std::fs::read(agent).with_context(|| format!("cannot read `{}`", agent.display()))?;
-        let version = env!("CARGO_PKG_VERSION");
-        let own = compose::Own {
-            agent: &agent,
-            trust: &wire::encode(&trust),
-            version,
-            command_line: build.cmdline.as_deref(),
-        };
-        let uki = compose::boot_image(&base, &own)?;
-        let release = Some(base.kernel_release.clone());
-        let uki = put_bytes(&folder, &uki, &format!("boot-{}.efi", build.arch), 0o644)?;
-        let loader = put_bytes(&folder, &base.loader, "systemd-boot.efi", 0o644)?;
-        rows.push(ArtifactRow {
-            kernel_release: release.clone(),
-            ..row(ArtifactKind::Uki, version, vec![uki])
-        });
-        rows.push(ArtifactRow {
-            kernel_release: release,
-            ..row(ArtifactKind::Loader, version, vec![loader])
-        });
+        rows.extend(boot_image(build, netboot, agent, state)?);
     }
     if let Some(image) = &build.node_image {
-        rows.push(node_image(build, image, &folder, row)?);
+        rows.push(node_image(build, image, &folder)?);
     }
     if let Some(archive) = &build.kata {
         let version = config.kata.as_ref().map(|kata| kata.version.clone());
@@ -198,35 +163,137 @@ fn make(build: &Build, config: &Config, state: &StateDir) -> anyhow::Result<Vec<
             .context("cluster.toml has no [kata] section, so there is no version to register it for")?;
         let file = put_file(&folder, archive, "kata.tar.zst", 0o644)?;
         let stand_in = stand_in(build, archive.parent())?;
-        rows.push(ArtifactRow { stand_in, ..row(ArtifactKind::Kata, &version, vec![file]) });
+        for arch in archs_of_name(build.arch, archive) {
+            let files = vec![file.clone()];
+            rows.push(ArtifactRow {
+                stand_in: stand_in.clone(),
+                ..row(ArtifactKind::Kata, arch, &version, files)
+            });
+        }
     }
     if let Some(source) = &build.k3s {
-        let mut files = Vec::new();
-        add_files(&folder, source, Path::new(""), &mut files)?;
-        anyhow::ensure!(
-            files.iter().any(|file| file.path == "k3s"),
-            "`{}` has no file `k3s`",
-            source.display()
-        );
-        let stand_in = stand_in(build, Some(source))?;
-        rows.push(ArtifactRow { stand_in, ..row(ArtifactKind::K3s, &config.k3s.version, files) });
+        for (arch, source) in k3s_folders(build.arch, source)? {
+            let mut files = Vec::new();
+            add_files(&folder, &source, Path::new(""), &mut files)?;
+            anyhow::ensure!(
+                files.iter().any(|file| file.path == "k3s"),
+                "`{}` has no file `k3s`",
+                source.display()
+            );
+            let stand_in = stand_in(build, Some(&source))?;
+            rows.push(ArtifactRow { stand_in, ..row(ArtifactKind::K3s, arch, &config.k3s.version, files) });
+        }
     }
     Ok(rows)
+}
+
+fn row(kind: ArtifactKind, arch: Arch, version: &str, files: Vec<ArtifactFile>) -> ArtifactRow {
+    ArtifactRow {
+        kind,
+        arch,
+        version: version.into(),
+        files,
+        kernel_release: None,
+        stand_in: None,
+        registered_unix_ms: now_unix_ms(),
+    }
+}
+
+/// Boot image and boot loader.
+fn boot_image(
+    build: &Build,
+    netboot: &Path,
+    agent: &Path,
+    state: &StateDir,
+) -> anyhow::Result<[ArtifactRow; 2]> {
+    let base = base::read(netboot)?;
+    let arch = base.arch;
+    let asked = build.arch.unwrap_or(arch);
+    anyhow::ensure!(
+        arch == asked,
+        "`{}` holds base parts for {arch}, asked was for {asked}",
+        netboot.display()
+    );
+    let program = std::fs::read(agent).with_context(|| format!("cannot read `{}`", agent.display()))?;
+    anyhow::ensure!(
+        elf_arch(&program) == Some(arch),
+        "`{}` is not a program for {arch}\nhint: scripts/build-static.sh {arch} agent",
+        agent.display()
+    );
+    let trust = wire::encode(&read_trust(&state.trust())?);
+    let version = env!("CARGO_PKG_VERSION");
+    let own =
+        compose::Own { agent: &program, trust: &trust, version, command_line: build.cmdline.as_deref() };
+    let uki = compose::boot_image(&base, &own)?;
+    let folder = state.artifacts();
+    let uki = put_bytes(&folder, &uki, &format!("boot-{arch}.efi"), 0o644)?;
+    let loader = put_bytes(&folder, &base.loader, "systemd-boot.efi", 0o644)?;
+    let of = |kind, file| ArtifactRow {
+        kernel_release: Some(base.kernel_release.clone()),
+        ..row(kind, arch, version, vec![file])
+    };
+    Ok([of(ArtifactKind::Uki, uki), of(ArtifactKind::Loader, loader)])
+}
+
+/// The machine that an ELF program is for (`e_machine`).
+fn elf_arch(program: &[u8]) -> Option<Arch> {
+    match (program.get(..4)?, program.get(18..20)?) {
+        (b"\x7fELF", [62, 0]) => Some(Arch::X86_64),
+        (b"\x7fELF", [183, 0]) => Some(Arch::Aarch64),
+        _ => None,
+    }
+}
+
+/// Upstream names its archives by Go's words for the architectures.
+fn archs_of_name(asked: Option<Arch>, file: &Path) -> Vec<Arch> {
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let says = |words: &[&str]| words.iter().any(|word| name.contains(word));
+    match asked {
+        Some(arch) => vec![arch],
+        None if says(&["amd64", "x86_64"]) => vec![Arch::X86_64],
+        None if says(&["arm64", "aarch64"]) => vec![Arch::Aarch64],
+        None => Arch::ALL.to_vec(),
+    }
+}
+
+/// One folder per architecture, or one whose program says whose it is.
+fn k3s_folders(asked: Option<Arch>, source: &Path) -> anyhow::Result<Vec<(Arch, PathBuf)>> {
+    let own = |arch: &Arch| (*arch, source.join(arch.word()));
+    let folders: Vec<(Arch, PathBuf)> = Arch::ALL.iter().map(own).filter(|(_, path)| path.is_dir()).collect();
+    if !folders.is_empty() {
+        return Ok(folders
+            .into_iter()
+            .filter(|(arch, _)| asked.is_none_or(|asked| asked == *arch))
+            .collect());
+    }
+    let program = source.join("k3s");
+    let mut head = Vec::new();
+    let file =
+        std::fs::File::open(&program).with_context(|| format!("cannot open `{}`", program.display()))?;
+    file.take(64).read_to_end(&mut head)?;
+    match (asked, elf_arch(&head)) {
+        (Some(asked), Some(arch)) if asked != arch => {
+            anyhow::bail!("`{}` is a program for {arch}, asked was for {asked}", program.display())
+        }
+        (_, Some(arch)) => Ok(vec![(arch, source.into())]),
+        // A script runs anywhere.
+        (asked, None) => Ok(asked
+            .map_or_else(|| Arch::ALL.to_vec(), |arch| vec![arch])
+            .into_iter()
+            .map(|arch| (arch, source.into()))
+            .collect()),
+    }
 }
 
 /// What `images/node/build.sh` says of its result.
 #[derive(Debug, Default, Deserialize)]
 struct Manifest {
+    arch: Option<Arch>,
     kernel_release: Option<String>,
     version: Option<String>,
 }
 
-fn node_image(
-    build: &Build,
-    image: &Path,
-    folder: &Path,
-    row: impl Fn(ArtifactKind, &str, Vec<ArtifactFile>) -> ArtifactRow,
-) -> anyhow::Result<ArtifactRow> {
+fn node_image(build: &Build, image: &Path, folder: &Path) -> anyhow::Result<ArtifactRow> {
     let beside = image.with_file_name("manifest.json");
     let manifest: Manifest = match std::fs::read(&beside) {
         Ok(text) => {
@@ -234,13 +301,18 @@ fn node_image(
         }
         Err(_) => Manifest::default(),
     };
+    let hint = "or manifest.json beside the image";
+    let arch = build.arch.or(manifest.arch);
+    let arch =
+        arch.with_context(|| format!("the node image's architecture is not known\nhint: --arch, {hint}"))?;
     let release = build.kernel_release.clone().or(manifest.kernel_release);
-    let release = release.context("the node image's kernel release is not known\nhint: --kernel-release, or manifest.json beside the image")?;
+    let release = release.with_context(|| {
+        format!("the node image's kernel release is not known\nhint: --kernel-release, {hint}")
+    })?;
     let version = build.image_version.clone().or(manifest.version);
-    let version = version.context(
-        "the node image's version is not known\nhint: --image-version, or manifest.json beside the image",
-    )?;
-    let about = pack::About { arch: build.arch, version: version.clone(), kernel_release: release.clone() };
+    let version = version
+        .with_context(|| format!("the node image's version is not known\nhint: --image-version, {hint}"))?;
+    let about = pack::About { arch, version: version.clone(), kernel_release: release.clone() };
     let raw = std::fs::File::open(image).with_context(|| format!("cannot open `{}`", image.display()))?;
     std::fs::create_dir_all(folder)?;
     let packed = folder.join(format!(".packing-{}", std::process::id()));
@@ -252,7 +324,7 @@ fn node_image(
     let index = put_bytes(folder, &wire::encode(&index), "index", 0o644)?;
     Ok(ArtifactRow {
         kernel_release: Some(release),
-        ..row(ArtifactKind::NodeImage, &version, vec![index, blob])
+        ..row(ArtifactKind::NodeImage, arch, &version, vec![index, blob])
     })
 }
 

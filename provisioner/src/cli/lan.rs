@@ -205,3 +205,91 @@ fn of_brief(brief: &Brief, from: SocketAddr) -> MachinePart {
         ..MachinePart::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_protocol::ids::{ClusterId, InstanceId, NodeName, Number, Role};
+    use muster_protocol::keys::SecretKey;
+    use muster_protocol::signed::Trust;
+    use muster_protocol::status::State;
+
+    const NONCE: [u8; 16] = [4; 16];
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::from_seed([seed; 32])
+    }
+
+    fn world() -> (Credential, Roster) {
+        let cluster = ClusterId([1; 16]);
+        let trust =
+            Trust { cluster, cluster_name: "lab".into(), root: key(9).public().verify, build_epoch: 0 };
+        let nodes = [("one", 1), ("two", 2)];
+        let member = |(name, seed): (&str, u8)| Member {
+            name: name.parse().unwrap(),
+            key: key(seed).public(),
+            role: Role::Worker,
+            address: None,
+        };
+        let roster = Roster {
+            version: Number::default(),
+            operators: Vec::new(),
+            nodes: nodes.into_iter().map(member).collect(),
+            recovery: key(8).public(),
+        };
+        (Credential::for_tests(key(7), trust), roster)
+    }
+
+    fn answer(name: &str, signer: &SecretKey, nonce: [u8; 16]) -> Vec<u8> {
+        let node: NodeName = name.parse().unwrap();
+        let brief = Brief {
+            nonce,
+            node: node.clone(),
+            key: signer.public().fingerprint(),
+            boot: InstanceId([0; 8]),
+            sequence: 1,
+            uptime_ms: 1,
+            state: State::Ready,
+            step: None,
+            reason: None,
+            role: Role::Worker,
+            address: None,
+            k3s_version: None,
+            stand_in: true,
+            etcd: None,
+            kata: None,
+            taints: Vec::new(),
+        };
+        wire::encode(&Packet::Answer { node, brief: Signed::by_key(ClusterId([1; 16]), signer, &brief) })
+    }
+
+    #[test]
+    fn only_the_nodes_own_key_and_this_questions_nonce_are_believed() {
+        let (credential, roster) = world();
+        let believed = |bytes: &[u8]| believe(&credential, &roster, NONCE, bytes).is_some();
+        assert!(believed(&answer("one", &key(1), NONCE)));
+        assert!(!believed(&answer("one", &key(2), NONCE)), "another node's key");
+        assert!(!believed(&answer("one", &key(1), [5; 16])), "an old answer");
+        assert!(!believed(&answer("three", &key(1), NONCE)), "not in the roster");
+        assert!(!believed(b"\xff"));
+    }
+
+    #[test]
+    fn the_question_is_nearly_as_long_as_a_packet_may_be_and_no_longer() {
+        let (credential, roster) = world();
+        let length = question(&credential, &roster, NONCE).len();
+        assert!((MAX_PACKET - 8..=MAX_PACKET).contains(&length), "{length}");
+    }
+
+    #[test]
+    fn who_did_not_answer_is_shown_as_silent() {
+        let (credential, roster) = world();
+        let brief = believe(&credential, &roster, NONCE, &answer("one", &key(1), NONCE)).unwrap();
+        let from = SocketAddr::from(([10, 77, 0, 11], PORT));
+        let briefs = Briefs::from([("one".to_string(), (brief, from))]);
+        let picture = put_together(&credential, &roster, &briefs, &BTreeMap::new());
+        let states: Vec<&str> = picture.machines.iter().map(|machine| machine.state.as_str()).collect();
+        assert_eq!(states, ["ready", "silent"]);
+        assert_eq!((picture.source.as_str(), picture.stand_ins.len()), ("lan", 1));
+    }
+}

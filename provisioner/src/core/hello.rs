@@ -15,8 +15,10 @@ use muster_protocol::keys::Fingerprint;
 use muster_protocol::wire;
 use std::collections::BTreeMap;
 
-/// Keys per machine that wait for a person; a flood pushes out the oldest.
+/// Keys per machine that wait for a person.
 const PENDING: usize = 8;
+/// A waiting key that was not heard for this long makes room for another one; a live one is not pushed out by a flood.
+const GONE_MS: u64 = 180_000;
 /// `last_seen` is saved no more often than this: it is for people, not for decisions.
 const SEEN_EVERY_MS: u64 = 60_000;
 
@@ -129,6 +131,7 @@ impl Core {
     ) -> Result<Answer, CoreError> {
         let ours =
             hello.marker.as_ref().filter(|marker| marker.cluster == self.trust.cluster && marker.installed);
+        let cluster = self.trust.cluster;
         self.store.write(|tx| -> Result<(), StoreError> {
             note_seen(tx, now, asker, name, |row| {
                 if let Some(inventory) = inventory {
@@ -138,7 +141,7 @@ impl Core {
                 row.installed |= ours.is_some();
             })?;
             match ours {
-                Some(marker) => close(tx, now, name, asker.print(), marker.order),
+                Some(marker) => close(tx, now, cluster, name, asker.print(), marker.order),
                 None => Ok(()),
             }
         })?;
@@ -162,7 +165,7 @@ impl Core {
             }));
         };
         let member = self.member_gate(now, machine);
-        let next = self.store.write(|tx| -> Result<Result<Vec<u8>, Next>, StoreError> {
+        self.store.write(|tx| -> Result<Answer, CoreError> {
             let order = newest_order(tx, name)?;
             let image = image(tx, &self.config, machine, inventory.arch)?;
             let situation = Situation {
@@ -177,22 +180,24 @@ impl Core {
                 now_unix: now.unix(),
             };
             match (orders::next(&situation), image) {
-                (Next::Give(number), _) => Ok(tx.signed(&order_key(number))?.ok_or(Next::Boot)),
+                (Next::Boot, _) => Ok(Answer::Boot),
+                (Next::Wait(wait), _) => Ok(Answer::Wait(wait)),
+                (Next::Give(number), _) => match tx.signed(&order_key(number))? {
+                    Some(bytes) => Ok(Answer::Install(wire::decode(&bytes)?)),
+                    None => {
+                        let reason = format!("order {number} is missing in the store: it is damaged");
+                        Ok(Answer::Wait(Wait { code: wait::GATE_CLOSED, reason }))
+                    }
+                },
                 (Next::Issue { disk, wipe }, Ok(image)) => {
                     let by = order.as_ref().and_then(|row| row.by);
                     let new = NewOrder { machine, key: asker.print(), disk, wipe, image, by };
-                    self.issue(tx, now, new).map(Ok)
+                    Ok(Answer::Install(wire::decode(&self.issue(tx, now, new)?)?))
                 }
                 (Next::Issue { .. }, Err(missing)) => {
-                    Ok(Err(Next::Wait(Wait { code: wait::NO_IMAGE, reason: missing })))
+                    Ok(Answer::Wait(Wait { code: wait::NO_IMAGE, reason: missing }))
                 }
-                (next @ (Next::Boot | Next::Wait(_)), _) => Ok(Err(next)),
             }
-        })?;
-        Ok(match next {
-            Ok(bytes) => Answer::Install(wire::decode(&bytes)?),
-            Err(Next::Wait(wait)) => Answer::Wait(wait),
-            Err(Next::Boot | Next::Give(_) | Next::Issue { .. }) => Answer::Boot,
         })
     }
 
@@ -216,8 +221,8 @@ impl Core {
                 }
                 Some(known) => known.last_unix_ms = now.unix_ms,
                 None => {
-                    if row.pending.len() >= PENDING {
-                        row.pending.remove(0);
+                    if row.pending.len() >= PENDING && !make_room(&mut row.pending, now.unix_ms) {
+                        return Ok(());
                     }
                     row.pending.push(Pending {
                         key: asker.key,
@@ -233,6 +238,18 @@ impl Core {
             tx.put(MACHINES, name.as_str(), &row)
         })?;
         Ok(())
+    }
+}
+
+/// Drops the key that has been silent longest, if it has gone. Tells whether there is room now.
+fn make_room(pending: &mut Vec<Pending>, unix_ms: u64) -> bool {
+    let oldest = (0..pending.len()).min_by_key(|at| pending[*at].last_unix_ms);
+    match oldest.filter(|at| unix_ms.saturating_sub(pending[*at].last_unix_ms) > GONE_MS) {
+        Some(at) => {
+            pending.remove(at);
+            true
+        }
+        None => false,
     }
 }
 

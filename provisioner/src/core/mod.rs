@@ -260,3 +260,5 @@ fn macs_of(config: &Config, row: &MachineRow, name: &NodeName) -> Vec<Mac> {
 mod sim;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_node;

@@ -8,7 +8,8 @@ use crate::cluster::orders::{self, Claim};
 use crate::config::meant::Machine;
 use crate::store::rows::{MACHINES, ORDERS, OrderRow, OrderState, number_key};
 use crate::store::{Read, StoreError, Tx};
-use muster_protocol::ids::{NodeName, Number, Role};
+use muster_protocol::hello::MarkerSummary;
+use muster_protocol::ids::{ClusterId, NodeName, Number, Role};
 use muster_protocol::inventory::DiskId;
 use muster_protocol::keys::Fingerprint;
 use muster_protocol::order::{Order, Wipe};
@@ -160,6 +161,7 @@ fn hold(
 pub(super) fn close(
     tx: &mut Tx,
     now: Now,
+    cluster: ClusterId,
     name: &NodeName,
     key: Fingerprint,
     number: Number,
@@ -170,5 +172,16 @@ pub(super) fn close(
     }
     row.state = OrderState::Done { at_unix_ms: now.unix_ms };
     tx.put(ORDERS, &number_key(number), &row)?;
+    // Its next boot comes before its next hello, and must get the image that is on its disk now.
+    let mut machine = machine_row(tx, name)?;
+    machine.installed = true;
+    machine.marker = Some(MarkerSummary {
+        cluster,
+        order: number,
+        installed: true,
+        uki: row.order.uki,
+        image: row.order.image,
+    });
+    tx.put(MACHINES, name.as_str(), &machine)?;
     events::note(tx, now.unix_ms, name.as_str(), format!("order {number} is done: installed"), None)
 }

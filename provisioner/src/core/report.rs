@@ -17,9 +17,10 @@ impl Core {
             self.note_status(now, asker, &name, &report.status)?;
         }
         if let Some(name) = admitted {
+            let cluster = self.trust.cluster;
             self.store.write(|tx| -> Result<(), StoreError> {
                 if let Some(number) = report.installed {
-                    close(tx, now, &name, asker.print(), number)?;
+                    close(tx, now, cluster, &name, asker.print(), number)?;
                 }
                 for line in report.log.iter().rev().take(20).rev() {
                     events::note(tx, now.unix_ms, name.as_str(), format!("log: {line}"), None)?;

@@ -27,10 +27,11 @@ impl Core {
         };
         self.compare_numbers(now, &name, true, &request.seen, request.installed)?;
         self.note_status(now, asker, &name, &request.status)?;
+        let cluster = self.trust.cluster;
         self.store.write(|tx| -> Result<(), StoreError> {
             note_seen(tx, now, asker, &name, |row| row.installed |= request.installed.is_some())?;
             if let Some(number) = request.installed {
-                close(tx, now, &name, asker.print(), number)?;
+                close(tx, now, cluster, &name, asker.print(), number)?;
             }
             request.results.iter().try_for_each(|result| finish(tx, now, &name, result))?;
             request.boxes.iter().try_for_each(|sealed| self.keep_box(tx, now, asker, &name, sealed))

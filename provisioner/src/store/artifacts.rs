@@ -53,6 +53,9 @@ fn put(
     }
     let digest = Digest(hash.finalize().into());
     let complete = path(folder, &digest);
+    // Whoever serves it may be another user than whoever registered it, whatever the umask.
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&partial, readable).map_err(failed(&partial))?;
     to.sync_all().map_err(failed(&partial))?;
     std::fs::rename(&partial, &complete).map_err(failed(&complete))?;
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))?;

@@ -131,6 +131,16 @@ impl Lan {
         }
     }
 
+    /// Lets these hosts' cards segment and sum up, as real ones do.
+    pub fn offload(&self, hosts: &[&Host]) {
+        for host in hosts {
+            for (namespace, link) in [(&self.namespaces[0], host.port.as_str()), (&host.namespace, "eth0")] {
+                let mut ethtool = inside(namespace, "ethtool");
+                must(ethtool.args(["-K", link, "tx", "on", "rx", "on", "tso", "on", "gso", "on"]));
+            }
+        }
+    }
+
     /// From now on so many UDP packets of a hundred are lost, in each direction.
     pub fn lose(&self, percent: u32) {
         let rules = format!(

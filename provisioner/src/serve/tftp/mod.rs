@@ -11,21 +11,22 @@ mod batch;
 mod deadlines;
 /// Bytes to requests and back.
 pub mod packet;
+/// What comes in on port 69.
+mod receive;
 /// How long to wait.
 pub mod roundtrip;
 /// The thread: sockets to machines and back.
 mod server;
 /// Block size and window.
 pub mod terms;
+/// How a transfer ended.
+mod told;
 /// One file to one client.
 pub mod transfer;
 
-use super::link::{look, udp};
+use super::link::look;
 use crate::boot::{event::BootEvent, published::Published};
-use nix::sys::{
-    eventfd::{EfdFlags, EventFd},
-    socket::{setsockopt, sockopt::Ipv4PacketInfo},
-};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::{io, net::UdpSocket, sync::Arc, thread};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
@@ -40,7 +41,7 @@ pub struct Listener {
 /// Opens port 69 on `interface`.
 pub fn open(interface: &str) -> io::Result<Listener> {
     let index = look(interface).map_or(0, |link| link.index);
-    Ok(Listener { interface: interface.into(), index, socket: listen(interface)? })
+    Ok(Listener { interface: interface.into(), index, socket: receive::listen(interface)? })
 }
 
 /// Serves for ever; dropping the future ends the thread.
@@ -73,11 +74,4 @@ impl Drop for Guard {
             let _ = thread.join();
         }
     }
-}
-
-fn listen(interface: &str) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::from(udp(interface, 69)?);
-    // Which of our addresses was asked: the answer has to come from it.
-    setsockopt(&socket, Ipv4PacketInfo, &true)?;
-    Ok(socket)
 }

@@ -4,9 +4,10 @@ use super::{
     Listener,
     batch::{Batch, Window},
     deadlines::Deadlines,
-    listen,
     packet::{Fault, Malformed, Mode, Packet, Request, decode, error},
+    receive::{listen, receive_request},
     terms::{agree, largest_block},
+    told::ended,
     transfer::{End, Input, Output, Transfer},
 };
 use crate::{
@@ -21,12 +22,12 @@ use nix::{
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         eventfd::EventFd,
-        socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvfrom, recvmsg, sendto},
+        socket::{MsgFlags, SockaddrIn, recvfrom, sendto},
     },
 };
 use std::{
     collections::HashMap,
-    io::{self, IoSliceMut},
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd,
     sync::Arc,
@@ -324,23 +325,11 @@ impl Server {
         if self.peers.get(&peer) == Some(&key) {
             self.peers.remove(&peer);
         }
-        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let done = |name| What::TftpDone { name, bytes: opened.size, ms };
         let what = match end {
-            Some(Ok(End::Complete)) => done(name),
-            Some(Ok(End::Probe)) => What::TftpProbe { name },
-            Some(Ok(End::NeverAnswered)) => failed(name, "the client never answered".into()),
-            Some(Ok(End::LastAckMissing)) => {
-                failed(name, "all was sent, the last acknowledgement is missing".into())
-            }
-            Some(Ok(End::Silent { arrived, of })) => {
-                failed(name, format!("the client fell silent after block {arrived} of {of}"))
-            }
-            Some(Ok(End::Aborted { code })) => failed(name, format!("the client gave up with error {code}")),
-            Some(Err(error)) => failed(name, format!("cannot read or send: {error}")),
+            Some(end) => ended(end, name, opened.size, began.elapsed()),
             // Asked again before it ever answered: nothing was lost.
             None if !told => return debug!(%peer, name, "asked again"),
-            None => failed(name, "the client began again".into()),
+            None => What::TftpFailed { name, why: "the client began again".into() },
         };
         match &what {
             What::TftpDone { name, bytes, ms } => info!(%peer, name, bytes, ms, "file sent"),
@@ -379,39 +368,11 @@ impl Server {
     }
 }
 
-/// A datagram with its sender and the address of ours it was sent to; `None` for one to everybody (RFC 1123
-/// §4.2.3.4: a broadcast request is ignored).
-fn receive_request(
-    socket: &UdpSocket,
-    buffer: &mut [u8],
-) -> Result<Option<(usize, SocketAddrV4, Ipv4Addr)>, Errno> {
-    let mut control = nix::cmsg_space!(libc::in_pktinfo);
-    let mut slices = [IoSliceMut::new(buffer)];
-    let received =
-        recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
-    let info = received.cmsgs()?.find_map(|message| match message {
-        ControlMessageOwned::Ipv4PacketInfo(info) => Some(info),
-        _ => None,
-    });
-    let (Some(peer), Some(info)) = (received.address, info) else { return Ok(None) };
-    let address = |raw: libc::in_addr| Ipv4Addr::from(u32::from_be(raw.s_addr));
-    let local = address(info.ipi_spec_dst);
-    // Nobody can be reached at port 0.
-    if local != address(info.ipi_addr) || peer.port() == 0 {
-        return Ok(None);
-    }
-    Ok(Some((received.bytes, SocketAddrV4::new(peer.ip(), peer.port()), local)))
-}
-
 fn fault_of(why: &NotServed) -> Fault {
     match why {
         NotServed::Unknown => Fault::NotFound,
         NotServed::Open { .. } | NotServed::Changed { .. } => Fault::NotDefined,
     }
-}
-
-fn failed(name: String, why: String) -> What {
-    What::TftpFailed { name, why }
 }
 
 /// Rounded up: waking before the time means waking twice.
