@@ -161,31 +161,31 @@ pub fn is_member_of(member: &str, node: &NodeName) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::node::testing::Cluster;
     use muster_protocol::ids::Digest;
 
-    const NONCE: [u8; 16] = [3; 16];
+    pub(in super::super) const NONCE: [u8; 16] = [3; 16];
 
     fn identity() -> Identity {
         Identity { ca: Digest([1; 32]), cluster_id: u64::MAX - 5 }
     }
 
-    fn member() -> GateRecord {
+    pub(in super::super) fn member() -> GateRecord {
         let name = "mini-pc-2-1a2b3c4d".into();
         GateRecord::Member { identity: identity(), name, address: Cluster::address(2) }
     }
 
-    fn kept(fence: u64, record: GateRecord) -> Kept {
+    pub(in super::super) fn kept(fence: u64, record: GateRecord) -> Kept {
         Kept { fence: Cluster::number(fence), record, expected: None, peers: vec![], started: true }
     }
 
-    fn fresh() -> Kept {
+    pub(in super::super) fn fresh() -> Kept {
         Kept::default()
     }
 
-    fn wal() -> Disk {
+    pub(in super::super) fn wal() -> Disk {
         Disk {
             data: DataFacts { wal: true, ..DataFacts::default() },
             wal_is_empty: false,
@@ -193,30 +193,35 @@ mod tests {
         }
     }
 
-    fn empty() -> Disk {
+    pub(in super::super) fn empty() -> Disk {
         Disk::default()
     }
 
-    fn tombstone() -> Disk {
+    pub(in super::super) fn tombstone() -> Disk {
         let mut disk = wal();
         disk.data.tombstone = true;
         disk
     }
 
-    fn sqlite() -> Disk {
+    pub(in super::super) fn sqlite() -> Disk {
         Disk { data: DataFacts { state_db: true, ..DataFacts::default() }, ..Disk::default() }
     }
 
-    fn init_grant(fence: u64, nonce: [u8; 16]) -> Grant {
+    pub(in super::super) fn init_grant(fence: u64, nonce: [u8; 16]) -> Grant {
         Cluster::new().grant(2, fence, Start::Init { nonce })
     }
 
-    fn join_grant(fence: u64) -> Grant {
+    pub(in super::super) fn join_grant(fence: u64) -> Grant {
         let voters = vec![(Cluster::name(1), Cluster::address(1))];
         Cluster::new().grant(2, fence, Start::Join { identity: identity(), voters })
     }
 
-    fn at(address: u8, disk: &Disk, kept: &Kept, grant: Option<&Grant>) -> Result<Allowed, Refusal> {
+    pub(in super::super) fn at(
+        address: u8,
+        disk: &Disk,
+        kept: &Kept,
+        grant: Option<&Grant>,
+    ) -> Result<Allowed, Refusal> {
         let name = Cluster::name(2);
         decide(Me { name: &name, address: Cluster::address(address) }, disk, kept, grant)
     }
@@ -380,44 +385,5 @@ mod tests {
             assert!(way(&half, &kept(5, record), Some(&join_grant(5))).is_err());
         }
         assert_eq!(way(&half, &kept(5, member()), Some(&join_grant(6))), Ok(join(true)));
-    }
-
-    /// Every combination: k3s never gets a start that would make a second cluster or bring a member back unasked.
-    #[test]
-    fn no_combination_makes_a_cluster_over_a_record_or_over_data() {
-        let records = [
-            fresh(),
-            kept(5, GateRecord::Initialising { nonce: NONCE }),
-            kept(5, GateRecord::Initialising { nonce: [8; 16] }),
-            kept(5, GateRecord::Joining { fence: Cluster::number(5) }),
-            kept(5, member()),
-        ];
-        let mut half = wal();
-        half.wal_is_empty = true;
-        for disk in [empty(), wal(), half, tombstone(), sqlite()] {
-            for kept in &records {
-                for fence in [4, 5, 6] {
-                    for grant in [None, Some(init_grant(fence, NONCE)), Some(join_grant(fence))] {
-                        let Ok(allowed) = at(2, &disk, kept, grant.as_ref()) else { continue };
-                        match allowed.way {
-                            Way::Init { nonce } => {
-                                assert!(disk.data.is_empty());
-                                let same = GateRecord::Initialising { nonce };
-                                assert!(kept.record == GateRecord::Fresh || kept.record == same);
-                            }
-                            Way::Resume => {
-                                assert!(disk.data.wal && !disk.data.tombstone && !disk.wal_is_empty);
-                                assert_ne!(kept.record, GateRecord::Fresh);
-                            }
-                            Way::Join { move_aside, .. } => {
-                                assert!(!disk.data.state_db);
-                                assert!(!move_aside || Cluster::number(fence) > kept.fence);
-                            }
-                        }
-                        assert!(allowed.keep.fence >= kept.fence);
-                    }
-                }
-            }
-        }
     }
 }

@@ -3,6 +3,8 @@
 //! Reads disk, record and grant, calls [`decide`], and only when that says yes makes the disk remember it and writes
 //! config, tokens and node password. A refusal is exit code 1, so k3s does not run.
 
+#[cfg(test)]
+mod combinations;
 /// k3s's config.yaml.
 pub mod config;
 /// The decision.
