@@ -12,6 +12,8 @@ pub mod detect;
 /// Install, exactly once: from a held order to a disk that boots.
 pub mod install;
 
+/// Who keeps the clock, and setting it.
+pub mod clock;
 /// Files that are whole whenever the power goes.
 pub mod durable;
 /// The installed node's service and the gate before k3s.

@@ -118,21 +118,12 @@ pub fn sealed(root: &Root, papers: &Papers, signed: &Signed<SealedBox>) -> Resul
     Ok(papers.tokens(root).receive(role, signed)?)
 }
 
-/// How far our clock is behind (+) or ahead (−) of the provisioner's: its time, plus half the way, less ours.
-pub fn clock(
-    trust: &Trust,
-    nonce: [u8; 16],
-    signed: &Signed<Clock>,
-    round_trip_ms: u64,
-    now_ms: u64,
-) -> Option<i64> {
+/// What the provisioner's clock said, if it answers our own question and is not before this image was made.
+pub fn clock(trust: &Trust, nonce: [u8; 16], signed: &Signed<Clock>) -> Option<u64> {
     let verified = signed.verify(By::Online(trust), &Listener::default()).ok()?;
     let said = verified.get();
-    if said.nonce != nonce {
-        return None;
-    }
-    let there = i64::try_from(said.unix_ms.saturating_add(round_trip_ms / 2)).ok()?;
-    Some(there - i64::try_from(now_ms).ok()?)
+    let possible = said.nonce == nonce && said.unix_ms / 1000 >= trust.build_epoch;
+    possible.then_some(said.unix_ms)
 }
 
 /// Whether k3s was ever let through here: from then on only an ordered upgrade changes versions.
@@ -235,11 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_s_offset_takes_half_the_way_into_account() {
+    fn a_time_is_taken_as_the_answer_to_our_own_question_only() {
         let cluster = Cluster::new();
-        let signed = cluster.sign(&Clock { unix_ms: 10_000, nonce: [1; 16] });
-        assert_eq!(clock(&cluster.trust, [1; 16], &signed, 100, 10_000), Some(50));
-        assert_eq!(clock(&cluster.trust, [1; 16], &signed, 0, 12_000), Some(-2_000));
-        assert_eq!(clock(&cluster.trust, [2; 16], &signed, 0, 12_000), None, "an answer to another question");
+        let now_ms = cluster.trust.build_epoch * 1000;
+        let signed = cluster.sign(&Clock { unix_ms: now_ms, nonce: [1; 16] });
+        let early = cluster.sign(&Clock { unix_ms: now_ms - 1, nonce: [1; 16] });
+        assert_eq!(clock(&cluster.trust, [1; 16], &signed), Some(now_ms));
+        assert_eq!(clock(&cluster.trust, [2; 16], &signed), None, "an answer to another question");
+        assert_eq!(clock(&cluster.trust, [1; 16], &early), None, "before the image was made");
     }
 }

@@ -38,6 +38,8 @@ pub mod member;
 
 /// The booted slot is good.
 pub mod bless;
+/// Our clock beside the provisioner's.
+pub mod clock;
 /// Hosts, resolv.conf, SSH keys.
 pub mod files;
 /// The node's status.

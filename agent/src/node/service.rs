@@ -4,6 +4,7 @@
 
 use crate::detect;
 use crate::net::find::{Beacons, Found};
+use crate::node::clock::Samples;
 use crate::node::commands::{self, Ledger};
 use crate::node::gate::Papers;
 use crate::node::health::Still;
@@ -60,6 +61,7 @@ pub(super) struct Service {
     pub(super) last: Last,
     /// What hinders, by what it is about; told in the status until it is over.
     pub(super) troubles: BTreeMap<&'static str, String>,
+    pub(super) clocks: Samples,
     pub(super) meter: Meter,
     pub(super) prepared: Option<Prepared>,
     pub(super) preparing: Option<JoinHandle<Result<Prepared, PrepareError>>>,
@@ -74,6 +76,8 @@ pub(super) struct Synced {
     pub(super) talk: crate::talk::Provisioner,
     pub(super) sent: Sent,
     pub(super) round_trip: Duration,
+    /// Our clock when the reply was there.
+    pub(super) received_ms: u64,
     pub(super) reply: Result<SyncReply, TalkError>,
 }
 
@@ -182,6 +186,7 @@ async fn start(options: &Options) -> anyhow::Result<(Service, Trust)> {
         ledger: Ledger::default(),
         last: Last::default(),
         troubles: BTreeMap::new(),
+        clocks: Samples::default(),
         meter: Meter::default(),
         prepared: None,
         preparing: None,

@@ -1,6 +1,7 @@
 //! The exchange with the provisioner: what this node tells, and what it takes from the reply.
 
 use crate::node::accept::{self, NotTaken};
+use crate::node::clock::{self, Sample, Step};
 use crate::node::commands::{self, Take};
 use crate::node::gate::Papers;
 use crate::node::gate::record::look;
@@ -76,7 +77,8 @@ impl Service {
         self.syncing = Some(tokio::spawn(async move {
             let asked = Instant::now();
             let reply = talk.sync(&request).await;
-            Synced { talk, sent, round_trip: asked.elapsed(), reply }
+            // Here, not where it is taken: the loop may be busy for a while.
+            Synced { talk, sent, round_trip: asked.elapsed(), received_ms: unix_ms(), reply }
         }));
     }
 
@@ -183,14 +185,40 @@ impl Service {
         self.uplink.boxes.extend(sent.recipients.into_iter().map(|print| (print, now_ms)));
         let asked: Vec<Number> = self.asked(&reply);
         self.ledger.settle(&sent.results, &asked);
-        if let (Some(nonce), Some(clock)) = (sent.nonce, &reply.clock) {
+        let clock = sent.nonce.zip(reply.clock.as_ref());
+        if let Some(said) = clock.and_then(|(nonce, clock)| accept::clock(&self.papers.trust, nonce, clock)) {
             let round_trip = u64::try_from(synced.round_trip.as_millis()).unwrap_or(u64::MAX);
-            let trust = &self.papers.trust;
-            self.last.clock_offset_ms = accept::clock(trust, nonce, clock, round_trip, unix_ms());
+            self.compare_clocks(Sample::new(said, round_trip, synced.received_ms, now_ms));
         }
         self.last.pause = Some(Duration::from_millis(reply.next_ms.into()));
         self.last.node_elsewhere = reply.node.clone().or(self.last.node_elsewhere.take());
         if self.take_news(&reply) { now } else { later }
+    }
+
+    fn compare_clocks(&mut self, sample: Option<Sample>) {
+        let Some(sample) = sample else { return };
+        self.clocks.note(sample);
+        let Some(best) = self.clocks.best(sample.at_ms) else { return };
+        self.last.clock_offset_ms = Some(best.offset_ms);
+        match clock::step(best, crate::clock::is_synchronised(), !self.last.unit.is_down()) {
+            Step::Leave => {
+                self.troubles.remove("clock");
+            }
+            Step::TooFarAhead(ms) => self.trouble_text(
+                "clock",
+                format!("the clock is ahead by {ms} ms, and k3s runs (hint: give this node an NTP server that answers, or reboot it)"),
+            ),
+            Step::By(ms) => match crate::clock::set(unix_ms().saturating_add_signed(ms)) {
+                Ok(()) => {
+                    tracing::info!(ms, "no NTP server keeps the clock: set by the provisioner's");
+                    self.clocks.forget();
+                    // Told again when it was measured again.
+                    self.last.clock_offset_ms = None;
+                    self.troubles.remove("clock");
+                }
+                Err(error) => self.trouble_text("clock", format!("the clock cannot be set: {error}")),
+            },
+        }
     }
 
     /// Numbers of the commands that the provisioner still asks for.
