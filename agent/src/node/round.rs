@@ -26,6 +26,8 @@ const STEP: Duration = Duration::from_secs(1);
 /// Design §12: status push 5 s. Servers are looked at for the membership gates, whose evidence is 5 s old at most.
 const WORKER: Duration = Duration::from_secs(5);
 const SERVER: Duration = Duration::from_secs(3);
+/// k3s is first started without a clock that anybody vouches for after this.
+const CLOCK_WAIT_MS: u64 = 15_000;
 
 /// What the last round saw, and what is remembered between rounds.
 #[derive(Debug, Default)]
@@ -259,6 +261,11 @@ impl Service {
     }
 
     async fn start_k3s(&mut self, now_ms: u64) {
+        // What k3s signs while the clock is wrong stays wrong; yet an outage of all time sources must not become ours.
+        let waited_ms = now_ms.saturating_sub(self.started_ms);
+        if !self.clock_agrees && !crate::clock::is_synchronised() && waited_ms < CLOCK_WAIT_MS {
+            return;
+        }
         tracing::info!(unit = self.unit(), "starting");
         match units::start(self.unit()).await {
             Ok(()) => {

@@ -62,6 +62,8 @@ pub(super) struct Service {
     /// What hinders, by what it is about; told in the status until it is over.
     pub(super) troubles: BTreeMap<&'static str, String>,
     pub(super) clocks: Samples,
+    /// With the provisioner's, once in this boot.
+    pub(super) clock_agrees: bool,
     pub(super) meter: Meter,
     pub(super) prepared: Option<Prepared>,
     pub(super) preparing: Option<JoinHandle<Result<Prepared, PrepareError>>>,
@@ -187,6 +189,7 @@ async fn start(options: &Options) -> anyhow::Result<(Service, Trust)> {
         last: Last::default(),
         troubles: BTreeMap::new(),
         clocks: Samples::default(),
+        clock_agrees: false,
         meter: Meter::default(),
         prepared: None,
         preparing: None,

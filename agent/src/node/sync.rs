@@ -202,6 +202,7 @@ impl Service {
         self.last.clock_offset_ms = Some(best.offset_ms);
         match clock::step(best, crate::clock::is_synchronised(), !self.last.unit.is_down()) {
             Step::Leave => {
+                self.clock_agrees = true;
                 self.troubles.remove("clock");
             }
             Step::TooFarAhead(ms) => self.trouble_text(

@@ -154,6 +154,7 @@ mod tests {
             cpus: 1,
             disks: vec![disk(Bus::Virtio, "A"), disk(Bus::Nvme, "B")],
             first,
+            clock_error_s: 0,
             direct: None,
         }
     }

@@ -13,6 +13,7 @@ pub use hardware::Hardware;
 pub use spec::{Arch, Bus, Direct, DiskSpec, First, Spec};
 
 use crate::child::Child;
+use crate::clock_ms;
 use crate::lan::{Lan, Place, Port};
 use crate::nbd::{CACHE_LIMIT, Cut, Disk};
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +21,7 @@ use arguments::{Wiring, arguments, program};
 use firmware::Firmware;
 use serde_json::json;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 /// Powered off when dropped. Must not outlive its LAN: QEMU lives in the LAN's namespace.
@@ -101,6 +103,7 @@ impl Machine {
         let accel = std::env::var("MUSTER_LAB_ACCEL").unwrap_or_else(|_| arguments::ACCEL.into());
         let mut command = lan.exec_in(Place::Bridge, program(self.spec.arch));
         command.args(arguments(&self.spec, &self.wiring, &accel));
+        command.args(real_time_clock(self.spec.clock_error_s)?);
         let log = self.folder.join(format!("{}.qemu.log", self.spec.name));
         // a killed QEMU leaves its socket, on which nobody answers
         let _ = std::fs::remove_file(&self.wiring.qmp);
@@ -192,4 +195,15 @@ impl Drop for Machine {
         // no ACPI: this is the end of a test, not a shutdown
         let _ = self.power_off(Duration::ZERO);
     }
+}
+
+/// QEMU's words for a clock that is wrong by so much now.
+fn real_time_clock(error_s: i64) -> Result<Vec<String>> {
+    if error_s == 0 {
+        return Ok(Vec::new());
+    }
+    let shown = (clock_ms() / 1000).saturating_add_signed(error_s);
+    let date = Command::new("date").args(["-u", "-d", &format!("@{shown}"), "+base=%FT%T"]).output();
+    let date = String::from_utf8(date.context("asking date(1)")?.stdout)?;
+    Ok(vec!["-rtc".into(), date.trim().into()])
 }

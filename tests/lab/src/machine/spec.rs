@@ -59,6 +59,8 @@ pub struct Spec {
     pub cpus: u32,
     pub disks: Vec<DiskSpec>,
     pub first: First,
+    /// How far its real-time clock is ahead (+) or behind (−) at each start, in seconds.
+    pub clock_error_s: i64,
     pub direct: Option<Direct>,
 }
 
