@@ -5,6 +5,8 @@
 //! runs on the same two cores, so that what counts is the ratio. Ends with 1 when a budget of the design is missed.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run ends")]
 
+/// Processor time.
+mod account;
 /// Clients.
 mod load;
 /// Servers: ours and theirs.
@@ -121,7 +123,7 @@ fn measure(
             let before = running.cpu();
             let (took, whole) = load.run(&room.client, bytes);
             let cpu = running.cpu() - before;
-            figures.push(whole.map(|rounds| Figure::new(bytes * rounds, took, cpu)));
+            figures.push(whole.map(|came| Figure::new(bytes, &came, took, cpu)));
         }
     }
     runs.into_iter().map(|(server, figures)| (server, table::median(figures))).collect()

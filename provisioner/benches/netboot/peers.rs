@@ -1,6 +1,9 @@
 //! Servers: ours in a process of its own, and those of others from Debian sid.
 
-use super::support::{Folder, Host};
+use super::{
+    account::Account,
+    support::{Folder, Host},
+};
 use muster::{
     boot::{published::Published, table::BootTable},
     serve::{boot_http, dhcp, tftp},
@@ -25,7 +28,10 @@ pub(super) enum Server {
 }
 
 /// One that runs; dropping it ends it.
-pub(super) struct Running(Child);
+pub(super) struct Running {
+    process: Child,
+    account: Account,
+}
 
 /// Fetches the peers; their folder.
 pub(super) fn fetch() -> PathBuf {
@@ -97,8 +103,10 @@ impl Server {
                 theirs(&["nginx", "-e", "/dev/null", "-c", &configuration.display().to_string()])
             }
         };
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut running = Running(child);
+        let process =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let account = Account::of(process.id());
+        let mut running = Running { process, account };
         let (kind, port) = if self == Self::Nginx { ("-Hltn", ":80 ") } else { ("-Hlun", ":69 ") };
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -106,7 +114,7 @@ impl Server {
             if String::from_utf8_lossy(&listening).contains(port) {
                 return running;
             }
-            let ended = running.0.try_wait().unwrap();
+            let ended = running.process.try_wait().unwrap();
             assert!(
                 ended.is_none() && Instant::now() < deadline,
                 "{} does not listen: {ended:?}",
@@ -119,44 +127,24 @@ impl Server {
 impl Running {
     /// Processor time of the server, its threads and its children so far.
     pub(super) fn cpu(&self) -> Duration {
-        self.processes().into_iter().map(|process| cpu_of(&process)).sum()
-    }
-
-    /// It and all that descends from it: nginx and tftpd-hpa work in children.
-    fn processes(&self) -> Vec<String> {
-        let mut all = vec![self.0.id().to_string()];
-        let mut at = 0;
-        while at < all.len() {
-            let path = format!("/proc/{0}/task/{0}/children", all[at]);
-            let children = fs::read_to_string(path).unwrap_or_default();
-            all.extend(children.split_whitespace().map(String::from));
-            at += 1;
-        }
-        all
+        self.account.cpu()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         // nginx's master ends its workers when it is asked, not when it is killed.
-        let asked = Command::new("kill").arg(self.0.id().to_string()).status();
+        let asked = Command::new("kill").arg(self.process.id().to_string()).status();
         let deadline = Instant::now() + Duration::from_secs(3);
         while asked.is_ok() && Instant::now() < deadline {
-            if self.0.try_wait().is_ok_and(|ended| ended.is_some()) {
+            if self.process.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return;
             }
             std::thread::yield_now();
         }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
-}
-
-/// Own time and that of children that ended, from /proc (in hundredths of a second).
-fn cpu_of(process: &str) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(4);
-    Duration::from_millis(fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 10)
 }
 
 fn nginx_configuration(root: &str) -> String {

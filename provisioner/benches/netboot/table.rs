@@ -1,5 +1,6 @@
 //! Figures, beside their budgets.
 
+use super::load::Came;
 use super::peers::Server;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use std::time::Duration;
 pub(super) struct Figure {
     pub(super) mb_per_s: f64,
     pub(super) cpu_s_per_gb: f64,
+    /// The window that it agreed to, where that is less than was asked for.
+    pub(super) narrowed: Option<u16>,
 }
 
 /// What the design asks of ours beside the best of the others.
@@ -27,10 +30,15 @@ pub(super) struct Table {
 type Row = (String, Vec<(Server, Option<Figure>)>, Budget);
 
 impl Figure {
-    pub(super) fn new(bytes: usize, took: Duration, cpu: Duration) -> Self {
+    pub(super) fn new(bytes: usize, came: &Came, took: Duration, cpu: Duration) -> Self {
+        let bytes = bytes * came.rounds;
         #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
         let bytes = bytes as f64;
-        Self { mb_per_s: bytes / 1e6 / took.as_secs_f64(), cpu_s_per_gb: cpu.as_secs_f64() / (bytes / 1e9) }
+        Self {
+            mb_per_s: bytes / 1e6 / took.as_secs_f64(),
+            cpu_s_per_gb: cpu.as_secs_f64() / (bytes / 1e9),
+            narrowed: came.narrowed,
+        }
     }
 }
 
@@ -72,7 +80,10 @@ impl Table {
 
 fn show(figure: Option<Figure>) -> String {
     match figure {
-        Some(Figure { mb_per_s, cpu_s_per_gb }) => format!("{mb_per_s:.1} / {cpu_s_per_gb:.2}"),
+        Some(Figure { mb_per_s, cpu_s_per_gb, narrowed }) => {
+            let narrowed = narrowed.map(|window| format!(" (window {window})")).unwrap_or_default();
+            format!("{mb_per_s:.1} / {cpu_s_per_gb:.2}{narrowed}")
+        }
         None => "did not finish".into(),
     }
 }
