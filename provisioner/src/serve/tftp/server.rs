@@ -109,7 +109,7 @@ impl Server {
                 match event.data() {
                     STOP => return self.stop.read().map(drop).map_err(Into::into),
                     LISTENER => self.requests(now),
-                    key => self.serve(now, key),
+                    key => drop(self.serve(now, key)),
                 }
             }
         }
@@ -169,7 +169,11 @@ impl Server {
         };
         if let Some(key) = self.peers.get(&peer).copied() {
             // What the client said to its last transfer comes before what it says now.
-            self.serve(now, key);
+            for _ in 0..8 {
+                if !self.serve(now, key) {
+                    break;
+                }
+            }
         }
         if let Some(key) = self.peers.get(&peer).copied() {
             if self.sessions.get(&key).is_some_and(|session| session.transfer.lively(now)) {
@@ -229,40 +233,42 @@ impl Server {
         Ok(socket)
     }
 
-    /// Takes what arrived for one transfer.
-    fn serve(&mut self, now: Instant, key: u64) {
+    /// Takes one packet that arrived for a transfer; whether there was one. What is left wakes us again, and in lockstep
+    /// nothing is: asking once more would be a call for each block.
+    fn serve(&mut self, now: Instant, key: u64) -> bool {
         let mut buffer = [0; 600];
-        // A few at a time; what is left wakes us again.
-        for _ in 0..8 {
-            let Some(session) = self.sessions.get_mut(&key) else { return };
-            let (length, from) = match recvfrom::<SockaddrIn>(session.socket.as_raw_fd(), &mut buffer) {
-                Ok((length, Some(from))) => (length, SocketAddrV4::new(from.ip(), from.port())),
-                Ok((_, None)) => continue,
-                Err(Errno::EAGAIN) => return,
-                Err(errno) => return debug!(%errno, "receiving for a transfer failed"),
-            };
-            let packet = decode(&buffer[..length]);
-            if from != session.peer {
-                // RFC 1350 §4: a stranger is told so, the transfer goes on.
-                if !matches!(packet, Ok(Packet::Error { .. })) {
-                    debug!(%from, peer = %session.peer, "a packet from the wrong port");
-                    let bytes = error(Fault::UnknownTransfer, "not your transfer");
-                    let to = SockaddrIn::from(from);
-                    let _ = sendto(session.socket.as_raw_fd(), &bytes, &to, MsgFlags::MSG_DONTWAIT);
-                }
-                continue;
+        let Some(session) = self.sessions.get_mut(&key) else { return false };
+        let (length, from) = match recvfrom::<SockaddrIn>(session.socket.as_raw_fd(), &mut buffer) {
+            Ok((length, Some(from))) => (length, SocketAddrV4::new(from.ip(), from.port())),
+            Ok((_, None)) => return true,
+            Err(Errno::EAGAIN) => return false,
+            Err(errno) => {
+                debug!(%errno, "receiving for a transfer failed");
+                return false;
             }
-            let input = match packet {
-                Ok(Packet::Ack(number)) => Input::Ack(number),
-                Ok(Packet::Error { code, text }) => {
-                    debug!(peer = %session.peer, code, text = %String::from_utf8_lossy(text), "client's error");
-                    Input::Error { code }
-                }
-                Ok(Packet::Read(_) | Packet::Write | Packet::Data | Packet::Oack) | Err(_) => continue,
-            };
-            session.transfer.handle(now, input);
-            self.act(key);
+        };
+        let packet = decode(&buffer[..length]);
+        if from != session.peer {
+            // RFC 1350 §4: a stranger is told so, the transfer goes on.
+            if !matches!(packet, Ok(Packet::Error { .. })) {
+                debug!(%from, peer = %session.peer, "a packet from the wrong port");
+                let bytes = error(Fault::UnknownTransfer, "not your transfer");
+                let to = SockaddrIn::from(from);
+                let _ = sendto(session.socket.as_raw_fd(), &bytes, &to, MsgFlags::MSG_DONTWAIT);
+            }
+            return true;
         }
+        let input = match packet {
+            Ok(Packet::Ack(number)) => Input::Ack(number),
+            Ok(Packet::Error { code, text }) => {
+                debug!(peer = %session.peer, code, text = %String::from_utf8_lossy(text), "client's error");
+                Input::Error { code }
+            }
+            Ok(Packet::Read(_) | Packet::Write | Packet::Data | Packet::Oack) | Err(_) => return true,
+        };
+        session.transfer.handle(now, input);
+        self.act(key);
+        true
     }
 
     fn expire(&mut self, now: Instant) {
