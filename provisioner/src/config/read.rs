@@ -155,22 +155,32 @@ fn network(reader: &mut Reader, written: Option<&wire::Network>) -> Network {
     }
 }
 
-/// Keys of k3s's configuration that muster writes itself; passing them through would say two things at once.
+/// Keys of k3s's configuration that muster writes itself; passing them through would say two things at once. One letter
+/// is k3s's other name for the key above it.
 const OURS: &[&str] = &[
     "server",
+    "s",
     "token",
+    "t",
     "token-file",
     "agent-token",
     "agent-token-file",
     "cluster-init",
     "cluster-reset",
+    "cluster-reset-restore-path",
+    "config",
+    "c",
     "node-name",
+    "with-node-id",
     "node-ip",
+    "i",
     "node-label",
     "node-taint",
     "datastore-endpoint",
+    "etcd-expose-metrics",
     "secrets-encryption",
     "data-dir",
+    "d",
 ];
 
 fn k3s(reader: &mut Reader, written: &wire::K3s) -> Option<K3s> {
@@ -188,7 +198,8 @@ fn k3s(reader: &mut Reader, written: &wire::K3s) -> Option<K3s> {
     };
     let mut extra = Vec::new();
     for (key, value) in &written.extra {
-        if OURS.contains(&key.as_str()) {
+        // `key+` sets what no earlier file set, so it is the key (k3s: pkg/configfilearg/parser.go).
+        if OURS.contains(&key.strip_suffix('+').unwrap_or(key)) {
             reader.fault(
                 value,
                 format!("`{key}` is written by muster itself"),

@@ -34,37 +34,52 @@ pub enum BadConfig {
     NotAKey { key: String },
 }
 
-/// Decided at each start, or secret: never from `[k3s.extra]`.
+/// Decided at each start, or secret: never from `[k3s.extra]`. One letter is k3s's other name for the key above it.
 const OWN_KEYS: &[&str] = &[
     "cluster-init",
     "server",
+    "s",
     "token",
+    "t",
     "token-file",
     "agent-token",
     "agent-token-file",
     "node-name",
+    "with-node-id",
     "node-ip",
+    "i",
+    "node-label",
+    "node-taint",
     "data-dir",
+    "d",
+    "config",
+    "c",
     "datastore-endpoint",
     "cluster-reset",
     "cluster-reset-restore-path",
     "etcd-expose-metrics",
 ];
 
-/// Keys of the shared block that `k3s agent` knows too.
+/// Keys of the shared block that `k3s agent` knows too (k3s: pkg/cli/cmds/agent.go).
 const AGENT_KEYS: &[&str] = &[
     "airgap-extra-registry",
+    "container-runtime-endpoint",
+    "debug",
     "default-runtime",
     "disable-apiserver-lb",
     "disable-default-registry-endpoint",
+    "flannel-cni-conf",
     "flannel-conf",
     "flannel-iface",
     "image-credential-provider-bin-dir",
     "image-credential-provider-config",
+    "image-service-endpoint",
     "kube-proxy-arg",
     "kubelet-arg",
     "lb-server-port",
+    "nonroot-devices",
     "pause-image",
+    "prefer-bundled-bin",
     "private-registry",
     "protect-kernel-defaults",
     "resolv-conf",
@@ -143,7 +158,7 @@ pub fn worker(
     yaml.node(manifest, address);
     for (key, values) in &manifest.k3s.shared {
         check_key(key)?;
-        if AGENT_KEYS.contains(&key.as_str()) {
+        if AGENT_KEYS.contains(&plain(key)) {
             yaml.some(key, values);
         }
     }
@@ -178,12 +193,18 @@ fn sans(manifest: &Manifest) -> Vec<String> {
     sans
 }
 
+/// `key+` appends to what an earlier file said of `key`, and sets it where none did (k3s: pkg/configfilearg/parser.go).
+fn plain(key: &str) -> &str {
+    key.strip_suffix('+').unwrap_or(key)
+}
+
 fn check_key(key: &str) -> Result<(), BadConfig> {
-    if OWN_KEYS.contains(&key) {
+    let name = plain(key);
+    if OWN_KEYS.contains(&name) {
         return Err(BadConfig::OwnKey { key: key.into() });
     }
-    let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'+';
-    if key.is_empty() || !key.bytes().all(fits) {
+    let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    if name.is_empty() || !name.bytes().all(fits) {
         return Err(BadConfig::NotAKey { key: key.into() });
     }
     Ok(())
@@ -314,14 +335,14 @@ write-kubeconfig-mode: "0600"
         let mut manifest = Cluster::new().manifest(4);
         manifest.taints = vec!["nvidia.com/gpu=present:NoSchedule".into()];
         manifest.kata = None;
-        manifest.k3s.shared.push(("kubelet-arg".into(), vec!["v=2".into()]));
+        manifest.k3s.shared.push(("kubelet-arg+".into(), vec!["v=2".into()]));
         let expected = r#"# Written by muster-agent k3s-gate at each start, manifest 1.0.10.
 server: "https://k3s.sharpi.muster:6443"
 token-file: "/run/muster/token"
 node-name: "mini-pc-4"
 node-label: "muster.dev/class=mini-pc"
 node-taint: "nvidia.com/gpu=present:NoSchedule"
-kubelet-arg: "v=2"
+kubelet-arg+: "v=2"
 "#;
         assert_eq!(worker(&manifest, None).unwrap(), expected);
     }
@@ -329,13 +350,13 @@ kubelet-arg: "v=2"
     #[test]
     fn what_muster_writes_itself_cannot_be_passed_through() {
         let mut manifest = Cluster::new().manifest(1);
-        for key in OWN_KEYS {
-            manifest.k3s.shared = vec![((*key).into(), vec!["x".into()])];
-            let own = Err(BadConfig::OwnKey { key: (*key).into() });
+        for key in OWN_KEYS.iter().flat_map(|key| [(*key).to_owned(), format!("{key}+")]) {
+            manifest.k3s.shared = vec![(key.clone(), vec!["x".into()])];
+            let own = Err(BadConfig::OwnKey { key });
             assert_eq!(server(&manifest, at(1), Datastore::Resume(None)), own);
             assert_eq!(worker(&manifest, None), own);
         }
-        for key in ["", "a: b\ncluster-init", "x y"] {
+        for key in ["", "+", "cluster-init++", "a: b\ncluster-init", "x y"] {
             manifest.k3s.shared = vec![(key.into(), vec!["x".into()])];
             assert!(server(&manifest, at(1), Datastore::Init).is_err());
         }

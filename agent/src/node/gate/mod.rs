@@ -9,6 +9,8 @@ mod combinations;
 pub mod config;
 /// The decision.
 pub mod decide;
+/// What a file beside config.yaml could undo.
+mod dropin;
 /// What the gate reads.
 mod papers;
 /// What is remembered and what is found.
@@ -33,6 +35,7 @@ use muster_protocol::signed::Refused;
 use record::{Kept, move_aside};
 use refusal::Refusal;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 /// Where the node service puts the grant that it got with its last sync.
 pub const GRANT: &str = "/run/muster/grant";
@@ -57,6 +60,11 @@ pub enum GateError {
         tried.join("; ")
     )]
     NoVoter { tried: Vec<String> },
+    #[error(
+        "`{key}` in {} would decide past the gate\nhint: remove it there; roles, names and addresses come from cluster.toml",
+        path.display()
+    )]
+    DropIn { path: PathBuf, key: &'static str },
     #[error("a join needs a full token with the CA's hash, this one is a bare password")]
     BareToken,
     #[error(
@@ -127,6 +135,7 @@ async fn server(root: &Root, papers: Papers) -> Result<(), GateError> {
 }
 
 fn worker(root: &Root, papers: &Papers, address: Option<Ipv4Addr>) -> Result<(), GateError> {
+    no_drop_in(root)?;
     let manifest = papers.manifest.get();
     let token = papers.tokens(root).open(Secret::AgentToken)?;
     let address = manifest.network.address.map(|cidr| cidr.address).or(address);
@@ -136,6 +145,14 @@ fn worker(root: &Root, papers: &Papers, address: Option<Ipv4Addr>) -> Result<(),
     }
     root.write(TOKEN, token.text().as_bytes(), 0o600)?;
     common(root, &papers.key, &yaml)
+}
+
+/// k3s reads more than what is written here.
+fn no_drop_in(root: &Root) -> Result<(), GateError> {
+    match dropin::decisive(root) {
+        Some((path, key)) => Err(GateError::DropIn { path, key }),
+        None => Ok(()),
+    }
 }
 
 fn common(root: &Root, key: &SecretKey, yaml: &str) -> Result<(), GateError> {
@@ -355,6 +372,16 @@ mod tests {
         assert_eq!(text(&root, TOKEN), plain);
         assert!(!root.exists(AGENT_TOKEN));
         assert!(Kept::load(&root).unwrap().started);
+    }
+
+    #[tokio::test]
+    async fn a_file_beside_config_yaml_cannot_decide_past_the_gate() {
+        let cluster = Cluster::new();
+        let root = disk(&cluster, 1);
+        give(&root, &cluster, &cluster.grant(1, 30, Start::Init { nonce: [3; 16] }));
+        root.write(&format!("{CONFIG}.d/x.yaml"), b"server: https://10.0.0.1:6443", 0o600).unwrap();
+        assert!(matches!(pass(&root).await, Err(GateError::DropIn { key: "server", .. })));
+        assert!(root.exists(GRANT) && !root.exists(CONFIG));
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use super::GRANT;
 use super::GateError;
 use super::decide::{Allowed, Me, decide};
+use super::no_drop_in;
 use super::record::{Kept, look};
 use crate::node::tokens::{Tokens, server_keys};
 use crate::state::{KEY, MANIFEST, Root, StateError, TRUST};
@@ -59,6 +60,7 @@ impl Papers {
 
     /// The decision alone: nothing is written, nobody is asked. The node service looks here before it starts k3s.
     pub fn preview(&self, root: &Root) -> Result<Allowed, GateError> {
+        no_drop_in(root)?;
         let grant = self.grant(root);
         let believed = grant.as_ref().ok().and_then(Option::as_ref).map(Verified::get);
         let me = Me { name: &self.manifest.get().node, address: self.address()? };
