@@ -66,8 +66,7 @@ pub fn run() -> ! {
     let began_ms = timeline::uptime_ms();
     let log = Log::of_pid_1().install();
     end::prepare(log);
-    let kernel = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
-    let mut machine = Machine::new(log, kernel.unwrap_or_default(), began_ms);
+    let mut machine = Machine::new(log, kernel_release(), began_ms);
     let failed = live(&mut machine);
     end::last_words(&machine.face(), &format!("{failed:#}"))
 }
@@ -78,7 +77,7 @@ fn live(machine: &mut Machine) -> anyhow::Error {
         return error;
     }
     loop {
-        let done = ask_and_act(machine);
+        let done = ask_and_act(machine).and_then(|end| end.map_or(Ok(()), |end| leave(machine, end)));
         if let Err(error) = done {
             return error;
         }
@@ -86,21 +85,61 @@ fn live(machine: &mut Machine) -> anyhow::Error {
     }
 }
 
-/// One question, one deed. Returns when asking again is right.
-fn ask_and_act(machine: &mut Machine) -> anyhow::Result<()> {
+/// What this boot comes to, once it is decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The disk is installed and marked: it is the next boot's.
+    Restart,
+    /// Into the first of these slots that can be mounted.
+    Boot { slots: Vec<usize> },
+}
+
+/// A whole boot up to its end, on a kernel that stays as it is: nothing is mounted but the data partition, no driver
+/// loaded, no clock set, and neither reboot nor `switch_root` follows. `/` is this machine, so that a test makes one
+/// out of a folder, a namespace and a file for its disk (`tests/install`).
+pub fn rehearse(log: &'static Log) -> anyhow::Result<End> {
+    let mut machine = Machine::new(log, kernel_release(), timeline::uptime_ms());
+    phases::run(&mut machine, phases::PHASES.iter().filter(|phase| !phase.kernel))?;
+    loop {
+        if let Some(end) = ask_and_act(&mut machine)? {
+            return Ok(end);
+        }
+        end::reap();
+    }
+}
+
+fn kernel_release() -> String {
+    let name = nix::sys::utsname::uname();
+    name.map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// One question, one deed. `None` when asking again is right.
+fn ask_and_act(machine: &mut Machine) -> anyhow::Result<Option<End>> {
     match phases::timed("ask", || in_background(machine))? {
-        Decision::StartOver => phases::run(machine, phases::PHASES.iter().filter(|phase| phase.again)),
+        Decision::StartOver => again(machine),
         Decision::Install { order, provisioner, found } => {
             match install::install(machine, &order, provisioner, found) {
-                Ok(()) => end::reboot(),
+                Ok(()) => Ok(Some(End::Restart)),
                 Err(error) => {
                     tracing::error!("{error:#}");
                     end::pause(AFTER_FAILURE);
-                    phases::run(machine, phases::PHASES.iter().filter(|phase| phase.again))
+                    again(machine)
                 }
             }
         }
-        Decision::Boot { slots } => match boot::boot(machine, &slots) {
+        Decision::Boot { slots } => Ok(Some(End::Boot { slots })),
+    }
+}
+
+fn again(machine: &mut Machine) -> anyhow::Result<Option<End>> {
+    phases::run(machine, phases::PHASES.iter().filter(|phase| phase.again)).map(|()| None)
+}
+
+/// Returns when asking again is right.
+fn leave(machine: &mut Machine, end: End) -> anyhow::Result<()> {
+    match end {
+        End::Restart => end::reboot(),
+        End::Boot { slots } => match boot::boot(machine, &slots) {
             NoBoot::Broken(error) => Err(error.context("the installed system cannot be started")),
             NoBoot::NoSlot(why) => {
                 if let Some(ours) = &mut machine.ours {

@@ -31,26 +31,35 @@ pub(super) struct Phase {
     failure: Failure,
     /// Part of starting over when a disk came late or an install stopped.
     pub again: bool,
+    /// Changes the kernel it runs on: its mounts, its drivers, its clock.
+    pub kernel: bool,
 }
 
 /// In this order. After them come `ask` and what it decides.
 pub(super) const PHASES: &[Phase] = &[
-    Phase { name: "mounts", run: |_| mounts::mount_all(), failure: Failure::Ends, again: false },
-    Phase { name: "console", run: console, failure: Failure::IsTold, again: false },
-    Phase { name: "modules", run: modules, failure: Failure::IsTold, again: false },
-    Phase { name: "links", run: links, failure: Failure::Ends, again: false },
-    Phase { name: "loader", run: |_| loader::tell(), failure: Failure::IsTold, again: false },
-    Phase { name: "trust", run: trust, failure: Failure::Ends, again: false },
+    Phase {
+        name: "mounts",
+        run: |_| mounts::mount_all(),
+        failure: Failure::Ends,
+        again: false,
+        kernel: true,
+    },
+    Phase { name: "console", run: console, failure: Failure::IsTold, again: false, kernel: false },
+    Phase { name: "modules", run: modules, failure: Failure::IsTold, again: false, kernel: true },
+    Phase { name: "links", run: links, failure: Failure::Ends, again: false, kernel: false },
+    Phase { name: "loader", run: |_| loader::tell(), failure: Failure::IsTold, again: false, kernel: false },
+    Phase { name: "trust", run: trust, failure: Failure::Ends, again: false, kernel: false },
     Phase {
         name: "clock",
         run: |machine| clock::floor(machine.trust()?),
         failure: Failure::IsTold,
         again: false,
+        kernel: true,
     },
-    Phase { name: "disks", run: disks, failure: Failure::IsTold, again: true },
-    Phase { name: "key", run: node_key, failure: Failure::Ends, again: true },
-    Phase { name: "network", run: network, failure: Failure::Ends, again: true },
-    Phase { name: "detect", run: detect, failure: Failure::IsTold, again: true },
+    Phase { name: "disks", run: disks, failure: Failure::IsTold, again: true, kernel: false },
+    Phase { name: "key", run: node_key, failure: Failure::Ends, again: true, kernel: false },
+    Phase { name: "network", run: network, failure: Failure::Ends, again: true, kernel: false },
+    Phase { name: "detect", run: detect, failure: Failure::IsTold, again: true, kernel: false },
 ];
 
 pub(super) fn run<'a>(

@@ -1,0 +1,203 @@
+//! One machine, one provisioner, and the host between them; a whole install under a cut, and what must be true after it.
+
+pub(crate) mod cut;
+mod home;
+mod images;
+mod lan;
+mod machine;
+mod middle;
+
+use cut::{Exchange, Moment};
+use home::Home;
+use lan::{Lan, must};
+use machine::{Boot, Machine};
+use middle::Middle;
+use muster::store::rows::OrderState;
+use muster_protocol::hello::Answer;
+use muster_protocol::marker::MarkerState;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// From one event to the next, on a machine that does much else: a whole install lies between them.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Whether this computer can do it; says why not.
+pub(crate) fn able() -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP: needs root for network namespaces and loop devices");
+        return false;
+    }
+    let folders = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+    for tool in ["ip", "ethtool", "nft", "dnsmasq", "losetup", "mknod", "mke2fs", "e2fsck"] {
+        if !folders.iter().any(|folder| Path::new(folder).join(tool).exists()) {
+            println!("SKIP: needs `{tool}`");
+            return false;
+        }
+    }
+    true
+}
+
+enum Event {
+    Killed,
+    Ended(Boot),
+}
+
+/// A cluster with its images, founded once and copied for each install.
+struct Founded {
+    home: Home,
+    image: Vec<u8>,
+}
+
+fn founded() -> &'static Founded {
+    static FOUNDED: OnceLock<Founded> = OnceLock::new();
+    FOUNDED.get_or_init(|| {
+        let folder = Folder::new();
+        let home = Home::found(&kept().join("founded"));
+        let image = images::register(&home, &folder.0);
+        Founded { home, image }
+    })
+}
+
+/// Bytes that an install writes when nothing happens to it.
+fn undisturbed() -> u64 {
+    static WROTE: OnceLock<u64> = OnceLock::new();
+    *WROTE.get_or_init(|| install(None))
+}
+
+/// Installs one machine while its provisioner is killed in `exchange`, and started again. Then looks at everything.
+pub(crate) fn killed_in(exchange: Exchange, moment: Moment) {
+    let once = undisturbed();
+    let wrote = install(Some((exchange.clone(), moment)));
+    println!("{exchange:?} {moment:?}: {wrote} bytes written, {once} undisturbed");
+    // Begun again, it writes head, partition table and boot partition once more, but no frame that it had written.
+    let limit = once + once / 2;
+    assert!(wrote <= limit, "{exchange:?} {moment:?}: {wrote} bytes were written, {once} undisturbed");
+}
+
+/// Bytes that the machine wrote.
+pub(crate) fn install(cut: Option<(Exchange, Moment)>) -> u64 {
+    let (folder, founded) = (Folder::new(), founded());
+    let (tell, events) = channel();
+    let lan = Lan::new(&folder.0.join("leases"));
+    let home = Arc::new(founded.home.copy(&folder.0.join("home")));
+    let machine = Arc::new(Machine::new(&folder.0.join("machine"), &home.trust_file()));
+    let (killed, kills) = channel();
+    let heard = tell.clone();
+    std::thread::spawn(move || kills.iter().for_each(|()| drop(heard.send(Event::Killed))));
+    let middle = Middle::start(&lan, &home, &machine, killed);
+    home.start(&lan);
+    home.open_admission(&lan);
+
+    let cuts = u32::from(cut.is_some());
+    if let Some((exchange, moment)) = cut {
+        middle.watch.lock().unwrap().arm(exchange, moment);
+    }
+    let story = || format!("machine:\n{}\nprovisioner:\n{}", machine.said(), home.said());
+    let running = machine.power_on(&lan, tell.clone(), Event::Ended);
+    let (first, kills) = follow(&events, &home, &lan, cuts, &story);
+    drop(running);
+    assert_eq!(first.end, "restart", "{}", story());
+    assert_eq!(kills, cuts, "the cut was made: {}", story());
+
+    // What lies on the disk.
+    let marker = machine.marker().unwrap();
+    let plan = machine.plan(marker.cluster, marker.order);
+    assert_eq!(marker.state, MarkerState::Installed);
+    assert_eq!(marker.key, machine.key().unwrap().public().fingerprint());
+    assert!(machine.read(plan.slots[0].bytes.start, founded.image.len()) == founded.image, "another root");
+    let data = format!("{}?offset={}", machine.disk_path().display(), plan.data.bytes.start);
+    must(Command::new("e2fsck").args(["-f", "-n", &data]));
+
+    // The next boot.
+    let partition = machine.find_data_partition(&plan);
+    let running = machine.power_on(&lan, tell, Event::Ended);
+    let (second, _) = follow(&events, &home, &lan, 0, &story);
+    drop(running);
+    drop(partition);
+    assert_eq!(second.end, "boot [0]", "{}", story());
+    assert!(!machine.said().contains("no answer in time"), "{}", story());
+    let (hello, answer) = middle.hellos.lock().unwrap().last().cloned().unwrap();
+    assert_eq!(answer, Answer::Boot, "{}", story());
+    assert!(hello.marker.is_some_and(|said| said.installed && said.order == marker.order));
+
+    // What the store remembers.
+    home.kill();
+    let orders = home.orders();
+    let [order] = &orders[..] else { panic!("one order was ever made: {orders:#?}") };
+    assert_eq!((order.order.number, order.order.key), (marker.order, marker.key));
+    assert!(matches!(order.state, OrderState::Done { .. }), "{order:?}");
+    let events = home.events();
+    for once in
+        [format!("order {} is held", marker.order), format!("order {} is done: installed", marker.order)]
+    {
+        assert_eq!(events.iter().filter(|event| **event == once).count(), 1, "{once}: {events:#?}");
+    }
+    first.wrote
+}
+
+/// Until the machine's boot has ended. The provisioner is started again whenever it was killed; how often that was.
+fn follow(
+    events: &Receiver<Event>,
+    home: &Home,
+    lan: &Lan,
+    cuts: u32,
+    story: &dyn Fn() -> String,
+) -> (Boot, u32) {
+    let (mut boot, mut kills) = (None, 0);
+    // A kill in the last exchange may be told after the machine's end.
+    while boot.is_none() || kills < cuts {
+        match events.recv_timeout(PATIENCE) {
+            Ok(Event::Killed) => {
+                kills += 1;
+                home.start(lan);
+            }
+            Ok(Event::Ended(ended)) => boot = Some(ended),
+            Err(error) => panic!("{error}, {boot:?} after {kills} kills: {}", story()),
+        }
+    }
+    (boot.unwrap(), kills)
+}
+
+fn kept() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER
+        .get_or_init(|| {
+            let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("install-lab");
+            remove_leftovers(&all);
+            let own = all.join(std::process::id().to_string());
+            std::fs::create_dir_all(&own).unwrap();
+            own
+        })
+        .clone()
+}
+
+/// Of runs that have ended: nobody is told when a test binary's statics go.
+fn remove_leftovers(all: &Path) {
+    for entry in std::fs::read_dir(all).into_iter().flatten().flatten() {
+        if !Path::new("/proc").join(entry.file_name()).exists() {
+            std::fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+}
+
+/// A folder that is gone afterwards.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let path = kept().join(COUNT.fetch_add(1, Ordering::Relaxed).to_string());
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir_all(&self.0);
+    }
+}
