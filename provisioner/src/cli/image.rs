@@ -140,6 +140,7 @@ fn announce(common: &Common, state: &StateDir, rows: &[ArtifactRow]) -> Result<(
         }
         Err(
             error @ (StoreError::Missing { .. }
+            | StoreError::Lost { .. }
             | StoreError::Newer { .. }
             | StoreError::Row { .. }
             | StoreError::Failed(_)

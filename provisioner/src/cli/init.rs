@@ -3,7 +3,7 @@
 use super::exit::{Code, Failure};
 use super::{Common, credential, print};
 use crate::config;
-use crate::store::founding::{found, random};
+use crate::store::founding::{found, is_free, random};
 use crate::store::state_dir::StateDir;
 use muster_protocol::keys::SecretKey;
 use muster_protocol::roster::Operator;
@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(super) fn run(common: &Common) -> Result<(), Failure> {
     let config = config::load(&config::find(common.config.as_deref())?)?;
     let state = StateDir::new(&common.state);
+    is_free(&state)?;
     let folder = credential::folder(config.name.as_str())?;
     if folder.join("operator.key").exists() {
         return Err(Failure::new(

@@ -12,6 +12,8 @@ use std::net::IpAddr;
 /// What an unadmitted key claims is believed for this long: it may be true (the store may be older than the key), but a
 /// stranger must not stop the cluster for ever.
 const RUMOUR_MS: u64 = 600_000;
+/// Nothing else brings back what the old copy does not know.
+const NEWEST: &str = "hint: stop muster serve and put the newest copy of store.redb back";
 /// Another provisioner counts as alive this long after its last proof.
 const SECOND_MS: u64 = 10_000;
 
@@ -41,7 +43,7 @@ impl Core {
         }
         if let Some(frozen) = self.store.view()?.get(FROZEN, "frozen")? {
             return Ok(Some(format!(
-                "{} has seen number {}, this store had given {} at most: it is an old copy",
+                "{} has seen number {}, this store had given {} at most: it is an old copy ({NEWEST})",
                 frozen.from, frozen.heard, frozen.own
             )));
         }
@@ -71,7 +73,7 @@ impl Core {
         }
         if !admitted {
             let why = format!(
-                "{name}, whose key is not admitted, says it has seen number {heard}; this store has given {own} at most: is it an old copy?"
+                "{name}, whose key is not admitted, says it has seen number {heard}; this store has given {own} at most: is it an old copy? ({NEWEST})"
             );
             self.alarms.rumour = Some((now.mono_ms, why));
             return Ok(());

@@ -159,9 +159,7 @@ impl Core {
         if machine.os == Os::Keep {
             return Err(Refusal::KeepsItsSystem(name.clone()));
         }
-        if let Some(why) = self.frozen(now)? {
-            return Err(Refusal::Frozen(why));
-        }
+        self.not_frozen(now)?;
         let member = self.member_gate(now, &machine);
         self.store.write(|tx| {
             let row = machine_row(tx, name)?;
@@ -208,17 +206,25 @@ impl Core {
         Ok(self.store.view()?.all(ARTIFACTS, "")?.into_iter().map(|(_, row)| row).collect())
     }
 
+    /// What an old copy knows of the cluster is nothing to decide on.
+    fn not_frozen(&self, now: Now) -> Result<(), Refusal> {
+        self.frozen(now)?.map_or(Ok(()), |why| Err(Refusal::Frozen(why)))
+    }
+
     pub fn cluster_without(&mut self, now: Now, by: Person, name: &NodeName) -> Result<(), Refusal> {
+        self.not_frozen(now)?;
         let record = self.with_view(now, |record, view| by_hand::without(record, view, name))?;
         Ok(self.save_record(now, record, format!("the cluster does not wait for {name}"), by)?)
     }
 
     pub fn cluster_abandon(&mut self, now: Now, by: Person, name: &NodeName) -> Result<(), Refusal> {
+        self.not_frozen(now)?;
         let record = self.with_view(now, |record, view| by_hand::abandon(record, view, name))?;
         Ok(self.save_record(now, record, format!("the init on {name} is abandoned"), by)?)
     }
 
     pub fn cluster_unlock(&mut self, now: Now, by: Person) -> Result<(), Refusal> {
+        self.not_frozen(now)?;
         let record = by_hand::unlock(&self.record)?;
         Ok(self.save_record(now, record, "the lock is released by hand".into(), by)?)
     }

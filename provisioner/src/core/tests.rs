@@ -175,8 +175,17 @@ fn an_old_copy_of_the_store_freezes_orders_and_cluster_steps() {
     ));
     let mut world = world.restart();
     assert_eq!(world.wait_code(&second), wait::FROZEN, "also after a restart");
+    let person = world.person();
+    for done in [
+        world.core.cluster_without(world.now, person, &name("s2")),
+        world.core.cluster_abandon(world.now, person, &name("s1")),
+        world.core.cluster_unlock(world.now, person),
+    ] {
+        assert!(matches!(done, Err(Refusal::Frozen(_))), "{done:?}");
+    }
     let picture = world.core.picture(world.now).unwrap();
-    assert!(picture.cluster.frozen.unwrap().contains("old copy"));
+    let why = picture.cluster.frozen.unwrap();
+    assert!(why.contains("old copy") && why.contains("put the newest copy"), "{why}");
 }
 
 #[test]

@@ -16,6 +16,10 @@ use std::path::PathBuf;
 pub enum FoundingError {
     #[error("`{}` already holds a cluster; it is left as it is\nhint: --state DIR makes another one elsewhere", path.display())]
     Exists { path: PathBuf },
+    #[error(
+        "`{}` holds a cluster whose store is lost; that cluster may be running and is not made again\nhint: put the newest copy of `store.redb` back there", path.display()
+    )]
+    StoreLost { path: PathBuf },
     #[error("cannot make `{}`", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     #[error("the system gives no random bytes")]
@@ -32,6 +36,19 @@ pub fn random<const N: usize>() -> Result<[u8; N], FoundingError> {
     Ok(bytes)
 }
 
+/// Whether nothing is or was here. Asked before anything is made.
+pub fn is_free(state: &StateDir) -> Result<(), FoundingError> {
+    let path = state.path().to_path_buf();
+    if state.trust().exists() && !state.store().exists() {
+        return Err(FoundingError::StoreLost { path });
+    }
+    // Any of these three means that a cluster is or was here.
+    if [state.store(), state.trust(), state.key("online")].iter().any(|path| path.exists()) {
+        return Err(FoundingError::Exists { path });
+    }
+    Ok(())
+}
+
 /// Makes the state directory. The operator's private key belongs to a person and is made elsewhere.
 pub fn found(
     state: &StateDir,
@@ -39,12 +56,7 @@ pub fn found(
     operator: Operator,
     now_unix: u64,
 ) -> Result<Trust, FoundingError> {
-    // Any of these three means that a cluster is or was here.
-    for path in [state.store(), state.trust(), state.key("online")] {
-        if path.exists() {
-            return Err(FoundingError::Exists { path: state.path().to_path_buf() });
-        }
-    }
+    is_free(state)?;
     for path in [state.path().to_path_buf(), state.keys(), state.artifacts()] {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -96,6 +108,11 @@ mod tests {
         assert_eq!(read_trust(&state.trust()).unwrap(), trust);
         assert_eq!(read_online(&state, &trust).unwrap().number, 1);
         assert!(matches!(found(&state, "lab", alice(), 1_000), Err(FoundingError::Exists { .. })));
+        // A lost store is no free place, and says so.
+        std::fs::rename(state.store(), folder.join("away")).unwrap();
+        assert!(matches!(found(&state, "lab", alice(), 1_000), Err(FoundingError::StoreLost { .. })));
+        assert!(matches!(Store::open(&state.store()), Err(StoreError::Lost { .. })));
+        std::fs::rename(folder.join("away"), state.store()).unwrap();
         // Root and recovery are meant to be taken away.
         std::fs::remove_file(state.key("root")).unwrap();
         std::fs::remove_file(state.key("recovery")).unwrap();

@@ -18,6 +18,7 @@ use muster_protocol::ids::Number;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use state_dir::TRUST;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,8 @@ pub enum StoreError {
     Held { path: PathBuf, holder: String },
     #[error("there is no store at `{}`\nhint: `muster init` makes one; --state DIR or MUSTER_STATE names another place", path.display())]
     Missing { path: PathBuf },
+    #[error("the store `{}` is lost: the keys beside it are of a cluster that may be running\nhint: put the newest copy of this file back; a new store would know nothing of that cluster, and muster init does not make one", path.display())]
+    Lost { path: PathBuf },
     #[error("the store `{}` was written by a newer muster (shape {have}, this program knows {SCHEMA})\nhint: update this muster", path.display())]
     Newer { path: PathBuf, have: u64 },
     #[error("the store's row `{table}/{key}` cannot be read")]
@@ -96,7 +99,10 @@ impl Store {
 
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         if !path.exists() {
-            return Err(StoreError::Missing { path: path.to_path_buf() });
+            let path = path.to_path_buf();
+            // The trust is written last, so with it there was a store.
+            let founded = path.with_file_name(TRUST).exists();
+            return Err(if founded { StoreError::Lost { path } } else { StoreError::Missing { path } });
         }
         let mut builder = redb::Builder::new();
         // Without the check a file altered by something else may panic redb instead of being refused.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 pub const DEFAULT: &str = "/var/lib/muster-provisioner";
+pub(super) const TRUST: &str = "trust";
 
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
@@ -34,7 +35,7 @@ impl StateDir {
     }
 
     pub fn trust(&self) -> PathBuf {
-        self.0.join("trust")
+        self.0.join(TRUST)
     }
 
     pub fn artifacts(&self) -> PathBuf {

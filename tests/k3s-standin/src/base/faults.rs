@@ -1,6 +1,6 @@
 //! Faults that a test switches on while k3s runs: one name per line in the file `standin-faults` under the data directory.
 //!
-//! Real k3s has no such file. Known names: `delete-node-misses` (k3s#12908), `delete-node-hangs`.
+//! Real k3s has no such file. The names are in [`Fault::name`]; what each does is in docs/stand-in.md.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,12 @@ pub enum Fault {
     DeleteNodeMisses,
     /// Deleting a Node never ends.
     DeleteNodeHangs,
+    /// A joiner was added to the member list and goes no further: its etcd is not started.
+    JoinStopsAfterAdd,
+    /// The leader's learner management does not tick: a learner stays one.
+    PromotionWaits,
+    /// The leader takes a learner for one that is not in step and shows no progress.
+    LearnerStalls,
 }
 
 impl Fault {
@@ -17,6 +23,9 @@ impl Fault {
         match self {
             Self::DeleteNodeMisses => "delete-node-misses",
             Self::DeleteNodeHangs => "delete-node-hangs",
+            Self::JoinStopsAfterAdd => "join-stops-after-add",
+            Self::PromotionWaits => "promotion-waits",
+            Self::LearnerStalls => "learner-stalls",
         }
     }
 }

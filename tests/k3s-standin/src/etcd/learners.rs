@@ -5,6 +5,7 @@
 //! gRPC port for its applied index.
 
 use crate::base::clock::unix_now;
+use crate::base::faults::{Fault, Faults};
 use crate::base::log;
 use crate::base::version::NUMBERS;
 use crate::etcd::gateway::{EtcdError, Gateway};
@@ -17,12 +18,15 @@ use std::time::Duration;
 const PROGRESS_KEY: &str = "k3s/etcd/learnerProgress";
 
 /// Tick for ever.
-pub async fn run(etcd: Rc<Gateway>) {
+pub async fn run(etcd: Rc<Gateway>, faults: Faults) {
     let mut tick = tokio::time::interval(Duration::from_millis(NUMBERS.promotion_tick));
     tick.tick().await;
     loop {
         tick.tick().await;
-        match manage(&etcd).await {
+        if faults.is_on(Fault::PromotionWaits) {
+            continue;
+        }
+        match manage(&etcd, &faults).await {
             Ok(()) => {}
             // not started, or no quorum: the next tick comes
             Err(EtcdError::Http(_)) => {}
@@ -31,28 +35,33 @@ pub async fn run(etcd: Rc<Gateway>) {
     }
 }
 
-async fn manage(etcd: &Gateway) -> Result<(), EtcdError> {
+async fn manage(etcd: &Gateway, faults: &Faults) -> Result<(), EtcdError> {
     let status = etcd.status().await?;
     if status.leader != Some(status.member) {
         return Ok(());
     }
     let members = etcd.members(Duration::from_secs(2)).await?;
     let Some(learner) = members.iter().find(|m| m.learner) else { return Ok(()) };
+    if faults.is_on(Fault::LearnerStalls) {
+        return track(etcd, learner, false).await;
+    }
     match etcd.promote(learner.id).await {
         Ok(()) => {
             log::info(&format!("Promoted learner {}", learner.name));
             Ok(())
         }
-        Err(EtcdError::Refused { .. }) => track(etcd, learner).await,
+        Err(EtcdError::Refused { .. }) => {
+            let heard = active_peers().await.contains(&learner.id);
+            track(etcd, learner, heard).await
+        }
         Err(e) => Err(e),
     }
 }
 
-async fn track(etcd: &Gateway, learner: &Listed) -> Result<(), EtcdError> {
+async fn track(etcd: &Gateway, learner: &Listed, heard: bool) -> Result<(), EtcdError> {
     let now = unix_now();
     let kept = etcd.get(PROGRESS_KEY, Duration::from_secs(2)).await?;
     let kept: Value = kept.and_then(|e| serde_json::from_slice(&e.value).ok()).unwrap_or_default();
-    let heard = active_peers().await.contains(&learner.id);
     let last = match kept["id"].as_u64() {
         Some(id) if id == learner.id && !heard => kept["lastProgress"].as_u64().unwrap_or(now),
         Some(_) | None => now,

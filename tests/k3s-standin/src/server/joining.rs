@@ -3,6 +3,7 @@
 //! The real k3s adds itself over gRPC at any member's port 2379; here the server asked does it for us at
 //! `/v1-k3s/standin/member-add`.
 
+use crate::base::faults::Fault;
 use crate::base::http::{Ask, Client, HttpError, basic};
 use crate::base::log;
 use crate::etcd::config::{Initial, Member};
@@ -71,6 +72,10 @@ async fn look(k3s: &K3s, server: &Client) -> Look {
             log::info(&format!("Adding member {name}={url} to etcd cluster {:?}", shown(&cluster)));
             match add(server, headers, &url).await {
                 Ok(()) => {
+                    if k3s.faults.is_on(Fault::JoinStopsAfterAdd) {
+                        log::info("stand-in: stopped after the member add, as a test wants it");
+                        std::future::pending::<()>().await;
+                    }
                     cluster.push((name.clone(), url));
                     started(cluster)
                 }

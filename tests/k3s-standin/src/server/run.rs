@@ -244,7 +244,7 @@ async fn try_live(
         let stop = datastore::start(k3s, &begun.etcd, &initial)
             .map_err(|e| End::Fatal(format!("starting etcd {}: {e}", begun.etcd.display())))?;
         stop_etcd.set(Some(stop));
-        tokio::task::spawn_local(learners::run(k3s.gateway.clone()));
+        tokio::task::spawn_local(learners::run(k3s.gateway.clone(), Faults::of(&k3s.paths.data)));
         if !readiness::wait_for_voter(k3s).await {
             return Ok(());
         }
