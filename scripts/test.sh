@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Every check, in tiers from cheap to dear; each says what it is, a skipped one says why.
 #
-#   test.sh [fmt|lint|deny|bare|unit|lab]...     all when none is named
+#   test.sh [fmt|lint|deny|bare|unit|lab|faults]...     all when none is named
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 cd "$repo"
 
-all=(fmt lint deny bare unit lab)
+all=(fmt lint deny bare unit lab faults)
 tiers=("$@")
 [ $# -gt 0 ] || tiers=("${all[@]}")
 passed=0 skipped=0
@@ -64,6 +64,10 @@ for name in "${tiers[@]}"; do
     lab)
         tier lab "seven machines in QEMU, from power-on to ready"
         scripts/demo.sh
+        ;;
+    faults)
+        tier faults "one machine in QEMU, and what happens to machines in cellars"
+        scripts/faults.sh
         ;;
     *) die "unknown tier \`$name\`" "${all[*]}" ;;
     esac

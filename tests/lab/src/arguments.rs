@@ -17,6 +17,11 @@ usage: lab COMMAND [OPTIONS]
       --pull-cable NAME   this machine's cable is out: the demo must say that it is not ready, and fail
       --keep              keep disks and provisioner state in target/demo
       --minutes N         how long all may take to be ready (default 20)
+  faults what must not break anything, each story on one machine; what `scripts/test.sh faults` runs
+      --config FILE, --bin DIR, --keep (as above)
+      --only STORY,..     only these: port-4011, cable, provisioner-killed, three-disks, power-cut, power-cycles,
+                          store-lost
+      --seed N            what the power cuts lose (default: of the day, and printed)
   up     LAN and machines, console lines on stdout, verbs on stdin, until Ctrl-C
       --config FILE, --only NAME,.., --folder DIR
       --provisioner CMD   a shell command that runs at 10.77.0.1 all the time
@@ -38,6 +43,7 @@ usage: lab COMMAND [OPTIONS]
 pub enum Asked {
     Help,
     Demo(Demo),
+    Faults(Faults),
     Up(Up),
     Boot(Box<Boot>),
 }
@@ -50,6 +56,15 @@ pub struct Demo {
     pub pull_cable: Option<String>,
     pub keep: bool,
     pub limit: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Faults {
+    pub config: PathBuf,
+    pub bin: PathBuf,
+    pub only: Vec<String>,
+    pub keep: bool,
+    pub seed: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +118,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked> {
     match &*command {
         "help" => Ok(Asked::Help),
         "demo" => demo(parser),
+        "faults" => faults(parser),
         "up" => up(parser, false),
         "run" => up(parser, true),
         "boot" => boot(parser),
@@ -132,6 +148,28 @@ fn demo(mut parser: lexopt::Parser) -> Result<Asked> {
         }
     }
     Ok(Asked::Demo(asked))
+}
+
+fn faults(mut parser: lexopt::Parser) -> Result<Asked> {
+    let mut asked = Faults {
+        config: "examples/cluster.toml".into(),
+        bin: "target/dist".into(),
+        only: Vec::new(),
+        keep: false,
+        seed: None,
+    };
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("help") => return Ok(Asked::Help),
+            Long("config") => asked.config = parser.value()?.into(),
+            Long("bin") => asked.bin = parser.value()?.into(),
+            Long("only") => asked.only = names(&parser.value()?.string()?),
+            Long("keep") => asked.keep = true,
+            Long("seed") => asked.seed = Some(parser.value()?.parse()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Asked::Faults(asked))
 }
 
 fn up(mut parser: lexopt::Parser, run: bool) -> Result<Asked> {
@@ -241,6 +279,15 @@ mod tests {
         assert_eq!(demo.only, ["mini-pc-1", "dgx-spark-1"]);
         assert_eq!(demo.pull_cable.as_deref(), Some("dgx-spark-1"));
         assert_eq!(demo.limit, Duration::from_secs(180));
+    }
+
+    #[test]
+    fn some_stories_with_a_seed() {
+        let Asked::Faults(faults) = asked("faults --only power-cut,store-lost --seed 7").unwrap() else {
+            panic!("not the faults")
+        };
+        assert_eq!(faults.only, ["power-cut", "store-lost"]);
+        assert_eq!(faults.seed, Some(7));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The lab: a LAN from network namespaces, machines in QEMU, disks that lose what was not flushed, and verbs for tests.
-//! It starts the real binaries and knows nothing of their insides. See `docs/lab.md`.
+//! It starts the real binaries and knows nothing of their insides but the marker on a disk. See `docs/lab.md`.
 
 // the place
 pub mod lan;
@@ -10,6 +10,7 @@ pub mod nbd;
 // what is done with them from the command line
 pub mod arguments;
 pub mod demo;
+pub mod faults;
 pub mod trial;
 pub mod up;
 // what all of them lean on

@@ -1,7 +1,7 @@
 //! The doorway of `lab`: what was typed, run it, say what went wrong, leave with a code.
 
 use muster_lab::arguments::{Asked, HELP, parse};
-use muster_lab::{demo, stop, trial, up};
+use muster_lab::{demo, faults, stop, trial, up};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             Ok(0)
         }
         Asked::Demo(asked) => demo::run(&asked).map(|well| u8::from(!well)),
+        Asked::Faults(asked) => faults::run(&asked).map(|well| u8::from(!well)),
         Asked::Up(asked) => up::run(&asked),
         Asked::Boot(asked) => trial::run(&asked).map(|()| 0),
     };

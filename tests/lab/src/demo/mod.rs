@@ -4,11 +4,11 @@
 
 mod after;
 mod checks;
-mod config;
-mod muster;
-mod parts;
+pub(crate) mod config;
+pub(crate) mod muster;
+pub(crate) mod parts;
 mod report;
-mod status;
+pub(crate) mod status;
 mod timeline;
 mod watch;
 

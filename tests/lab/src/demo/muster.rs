@@ -39,7 +39,7 @@ impl Muster<'_> {
     }
 
     /// Exit code and stdout.
-    fn ask<S: AsRef<OsStr>>(&self, args: &[S], limit: Duration) -> Result<(Option<i32>, String)> {
+    pub(crate) fn ask<S: AsRef<OsStr>>(&self, args: &[S], limit: Duration) -> Result<(Option<i32>, String)> {
         let mut command = self.command();
         command.args(args);
         let (child, mut output) = Child::start_piped("muster", command, &self.log())?;

@@ -30,6 +30,15 @@ pub(crate) struct Machine {
     pub(crate) stages: Vec<Stage>,
     pub(crate) stand_ins: Vec<String>,
     pub(crate) last_seen_unix_ms: Option<u64>,
+    pub(crate) order: Option<Order>,
+}
+
+/// The newest order to install it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Order {
+    pub(crate) number: String,
+    pub(crate) state: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

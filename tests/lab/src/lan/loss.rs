@@ -20,6 +20,19 @@ pub(crate) fn rules(tap: &str, percent: u8) -> Result<String> {
     Ok(script)
 }
 
+/// One nft script that drops or lets through what is sent to a UDP port, whoever sends it.
+pub(crate) fn port_rules(port: u16, dropped: bool) -> String {
+    let table = format!("port_{port}");
+    let mut script = format!("add table bridge {table}; delete table bridge {table};");
+    if dropped {
+        script += &format!(
+            " add table bridge {table}; add chain bridge {table} pass {{ type filter hook forward priority 0; }};\
+             add rule bridge {table} pass udp dport {port} drop;"
+        );
+    }
+    script
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,6 +40,12 @@ mod tests {
     #[test]
     fn no_loss_leaves_no_table() {
         assert_eq!(rules("tap0", 0).unwrap(), "add table bridge loss_tap0; delete table bridge loss_tap0;");
+    }
+
+    #[test]
+    fn a_port_that_is_let_through_again_leaves_no_table() {
+        assert!(port_rules(4011, true).contains("udp dport 4011 drop"));
+        assert_eq!(port_rules(4011, false), "add table bridge port_4011; delete table bridge port_4011;");
     }
 
     #[test]

@@ -162,6 +162,13 @@ impl Lan {
         run(command).map(drop)
     }
 
+    /// A firewall between all ports: what is sent to this UDP port does not arrive.
+    pub fn drop_port(&self, port: u16, dropped: bool) -> Result<()> {
+        let mut command = self.bridge.command("nft");
+        command.arg(loss::port_rules(port, dropped));
+        run(command).map(drop)
+    }
+
     fn netns(&self, place: Place) -> &Netns {
         match place {
             Place::Provisioner => &self.provisioner,

@@ -7,10 +7,12 @@ mod file;
 #[cfg(test)]
 mod model;
 mod session;
+mod trap;
 mod volatile;
 mod wire;
 
 pub use counters::Asked;
+pub use trap::{Change, Trigger};
 pub use volatile::{Cut, Medium, Refusal, SECTOR, Volatile};
 
 use crate::locked;
@@ -21,12 +23,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::Shutdown;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
+use trap::Trap;
 
 /// How much unflushed data a disk holds before its oldest writes go to the medium by themselves.
 pub const CACHE_LIMIT: u64 = 3 << 29;
@@ -47,6 +52,7 @@ pub(crate) struct Shared<M> {
     /// Rises with each power cut; a request of an earlier one is not answered any more.
     epoch: AtomicU64,
     counters: Counters,
+    trap: Trap,
     /// A second handle on each connection, to hang up from outside.
     clients: Mutex<BTreeMap<u64, UnixStream>>,
 }
@@ -62,6 +68,7 @@ impl Disk {
             disk: Mutex::new(Volatile::new(file, size, cache_limit)),
             epoch: AtomicU64::new(0),
             counters: Counters::default(),
+            trap: Trap::default(),
             clients: Mutex::new(BTreeMap::new()),
         });
         let thread = std::thread::Builder::new().name("nbd".into()).spawn({
@@ -79,6 +86,21 @@ impl Disk {
         self.shared.counters.now()
     }
 
+    /// How many changes touched this range, counted by whole MiB (as partitions are laid out).
+    pub fn changes_in(&self, range: Range<u64>) -> u64 {
+        self.shared.counters.changes_in(range)
+    }
+
+    /// From the change that this says yes to on, nobody is answered, until `cut`.
+    pub fn set_trap(&self, trigger: Trigger) {
+        self.shared.trap.set(trigger);
+    }
+
+    /// True once the trap has sprung, false when that took longer than `limit`.
+    pub fn wait_trap(&self, limit: Duration) -> Result<bool> {
+        self.shared.trap.wait(limit)
+    }
+
     /// Bytes that would be at risk in a power cut now.
     pub fn unflushed(&self) -> u64 {
         self.shared.disk().held()
@@ -89,6 +111,7 @@ impl Disk {
         let mut disk = self.shared.disk();
         self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         self.shared.hang_up();
+        self.shared.trap.clear();
         disk.cut(&mut Luck::new(seed)).context("power cut")
     }
 
@@ -101,6 +124,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.shared.hang_up();
+        self.shared.trap.clear();
         let _ = self.wake.shutdown(Shutdown::Both);
         if let Some(thread) = self.listener.take() {
             let _ = thread.join();

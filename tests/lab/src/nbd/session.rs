@@ -1,6 +1,7 @@
 //! One NBD client, from the handshake to its last request. Sans-thread: it is given a stream and a disk.
 
 use super::counters::Counters;
+use super::trap::Change;
 use super::wire::{self, Command, Request};
 use super::{Medium, Refusal, Shared};
 use anyhow::{Context, Result, bail, ensure};
@@ -96,17 +97,32 @@ fn transmit<M: Medium>(stream: &mut (impl Read + Write), shared: &Shared<M>, epo
         if request.command == Command::Disconnect {
             return Ok(());
         }
+        let sprung = change(&request, &data).is_some_and(|change| shared.trap.springs(&change));
         let Some(answer) = shared.at_epoch(epoch, |disk, counters| answer(&request, data, disk, counters))
         else {
             // the power was cut while this request was on its way
             return Ok(());
         };
+        if sprung {
+            shared.trap.hold();
+            return Ok(());
+        }
         let (error, body) = match answer {
             Ok(body) => (0, body),
             Err(error) => (error, Vec::new()),
         };
         stream.write_all(&wire::simple_reply(request.handle, error))?;
         stream.write_all(&body)?;
+    }
+}
+
+/// What this request would change, as a trap sees it.
+fn change<'a>(request: &Request, data: &'a [u8]) -> Option<Change<'a>> {
+    let (at, length) = (request.offset, u64::from(request.length));
+    match request.command {
+        Command::Write => Some(Change { at, length, data: Some(data) }),
+        Command::Trim | Command::WriteZeroes => Some(Change { at, length, data: None }),
+        Command::Read | Command::Flush | Command::Disconnect | Command::Unknown(_) => None,
     }
 }
 
@@ -141,6 +157,7 @@ fn answer<M: Medium>(
         Command::Write => {
             disk.check(at, length).map_err(placed)?;
             disk.write(at, data, request.fua()).map_err(failed)?;
+            counters.changed(at, length);
             Counters::add(&counters.writes, 1);
             Counters::add(&counters.fua_writes, u64::from(request.fua()));
             Counters::add(&counters.bytes_written, length);
@@ -156,6 +173,7 @@ fn answer<M: Medium>(
             disk.zero(at, length, request.fua()).map_err(failed)?;
             let counter =
                 if request.command == Command::Trim { &counters.trims } else { &counters.write_zeroes };
+            counters.changed(at, length);
             Counters::add(counter, 1);
             Ok(Vec::new())
         }
