@@ -61,7 +61,7 @@ pub fn plan_of(disk: &Disk) -> Option<PlanId> {
 pub fn describe(disk: &Disk) -> String {
     let model = disk.model.as_deref().unwrap_or("unknown model");
     let serial = disk.id.serial.as_deref().or(disk.id.wwn.as_deref()).unwrap_or("no serial");
-    let tenths = disk.id.size_bytes / (100 << 20) * 100 / 1024;
+    let tenths = (u128::from(disk.id.size_bytes) * 10) >> 30;
     format!("{} ({model}, {serial}, {}.{} GiB)", disk.name, tenths / 10, tenths % 10)
 }
 
@@ -177,6 +177,14 @@ mod tests {
         assert_eq!(name(choose(&DiskRule::Smallest, &disks)), "c");
         let equal = [disk("a", 100), disk("b", 100)];
         assert!(matches!(choose(&DiskRule::Largest, &equal), Err(NoDisk::EqualSize { .. })));
+    }
+
+    #[test]
+    fn a_disk_is_described_with_its_size_in_gib() {
+        assert_eq!(describe(&disk("sda", 32)), "sda (unknown model, S-sda, 32.0 GiB)");
+        let mut odd = disk("nvme0n1", 0);
+        odd.id.size_bytes = 1_000_204_886_016;
+        assert_eq!(describe(&odd), "nvme0n1 (unknown model, S-nvme0n1, 931.5 GiB)");
     }
 
     #[test]
