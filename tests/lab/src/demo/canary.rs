@@ -169,16 +169,15 @@ fn nodes(folder: &Path, disks: &Disks<'_>) -> Result<Vec<Secret>> {
     let mut out = Vec::new();
     for (file, (machine, data)) in disks {
         for (what, path) in [("node key", NODE_KEY), ("node password", NODE_PASSWORD)] {
-            let value = data.read(path)?;
-            let value = value.trim_ascii();
-            // a raw key may begin or end with a byte that looks like white space
-            let value = if what == "node key" { data.read(path)? } else { value.to_vec() };
+            let raw = data.read(path)?;
+            // a key is raw and may begin or end with a byte that looks like white space
+            let value = if path == NODE_KEY { raw } else { raw.trim_ascii().to_vec() };
             if value.is_empty() {
                 continue;
             }
             let mut secret = Secret::new(format!("{what} of {}", machine.name), both(value));
             secret.blocks.insert(file.clone(), data.places(path)?);
-            if what == "node key" {
+            if path == NODE_KEY {
                 // the firmware's variable keeps a second copy by design, for a lost disk
                 secret.files.push(folder.join(format!("{}.vars", machine.name)));
             }
@@ -268,54 +267,4 @@ fn through(file: &Path, needles: &Needles, found: &mut dyn FnMut(Hit)) -> Result
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("muster-lab-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(folder.join("provisioner/keys")).unwrap();
-        std::fs::write(folder.join("provisioner/keys/root.key"), format!("{}\n", "a1b2c3d4".repeat(8)))
-            .unwrap();
-        folder
-    }
-
-    #[test]
-    fn a_key_in_its_own_file_is_at_home_and_a_copy_of_it_is_found() {
-        let folder = folder("canary");
-        let clean = search(&folder, &[], &|_| false).unwrap();
-        assert_eq!((clean.secrets, clean.allowed, clean.found.len()), (1, 1, 0));
-        let raw = unhex("a1b2c3d4".repeat(8).as_bytes()).unwrap();
-        std::fs::write(folder.join("provisioner/store.redb"), [vec![0; 77], raw].concat()).unwrap();
-        std::fs::write(folder.join("serve.log"), format!("key={}", "A1B2C3D4".repeat(8))).unwrap();
-        let found = search(&folder, &[], &|_| false).unwrap().found;
-        assert_eq!(
-            found,
-            [
-                "root key stands as it is in provisioner/store.redb at byte 77",
-                "root key stands upper hex in serve.log at byte 4"
-            ]
-        );
-        std::fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn a_hit_behind_a_hole_has_its_place_in_the_whole_file() {
-        use std::os::unix::fs::FileExt;
-        let folder = folder("holes");
-        let file = File::create(folder.join("a.disk9")).unwrap();
-        let raw = unhex("a1b2c3d4".repeat(8).as_bytes()).unwrap();
-        file.write_all_at(&raw, (3 << 30) + 5).unwrap();
-        file.set_len(8 << 30).unwrap();
-        let canary = search(&folder, &[], &|_| false).unwrap();
-        assert_eq!(canary.found, ["root key stands as it is in a.disk9 at byte 3221225477"]);
-        assert!(canary.bytes < 1 << 20);
-        std::fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn a_text_of_digits_is_also_what_it_stands_for() {
-        assert_eq!(both(b"00ff".to_vec()), [b"00ff".to_vec(), vec![0, 255]]);
-        assert_eq!(both(b"xyz".to_vec()), [b"xyz".to_vec()]);
-    }
-}
+mod tests;
