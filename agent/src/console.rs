@@ -138,6 +138,13 @@ pub(crate) fn open_all(root: &Path) -> Vec<File> {
     consoles
 }
 
+/// One line on every console, for a service whose own log goes to the journal: a person in front of the machine, and the
+/// lab's clock, see each step begin and end.
+pub(crate) fn say(root: &Path, text: &str) {
+    let line = format!("{} muster: {text}\r\n", crate::log::uptime());
+    open_all(root).iter().for_each(|console| write(console, line.as_bytes()));
+}
+
 /// 115200 8N1, as every serial console of ours; ports that the kernel does not use start at 9600.
 fn set_speed(port: &File) {
     use nix::sys::termios::{BaudRate, SetArg, cfmakeraw, cfsetspeed, tcgetattr, tcsetattr};

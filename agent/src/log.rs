@@ -119,7 +119,7 @@ impl Log {
 }
 
 /// As the kernel stamps its own lines.
-fn uptime() -> String {
+pub(crate) fn uptime() -> String {
     let now =
         clock_gettime(ClockId::CLOCK_BOOTTIME).map_or((0, 0), |now| (now.tv_sec(), now.tv_nsec() / 1000));
     format!("[{:5}.{:06}]", now.0, now.1)

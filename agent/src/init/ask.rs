@@ -167,7 +167,9 @@ async fn converse(machine: &mut Machine, net: &mut Net, found: Found) -> anyhow:
         let mac = port_to(&ports, Some(found.api.ip())).context("no Ethernet port")?.mac;
         let answer = provisioner.hello(&machine.hello(mac)?).await?;
         let now = uptime_ms();
-        machine.timeline.follow("agent", now);
+        if machine.timeline.follow("agent", now) {
+            tracing::info!("step admitted begins");
+        }
         if decide::is_admitted(&answer) {
             machine.timeline.follow("admitted", now);
         }
@@ -176,6 +178,7 @@ async fn converse(machine: &mut Machine, net: &mut Net, found: Found) -> anyhow:
                 if let Answer::Install(_) = answer {
                     tracing::warn!("an install order did not count; booting from the disk");
                 }
+                tracing::info!("step boot begins");
                 machine.show(State::Booting, None);
                 tell(machine, &mut provisioner, mac).await;
                 return Ok(Decision::Boot { slots });

@@ -130,6 +130,9 @@ async fn listen(
             }
             Said::Event(Event::Progress(progress)) => {
                 let new = step.as_ref().is_none_or(|step| step.step != progress.step);
+                if new {
+                    tracing::info!("step {} begins", progress.step);
+                }
                 step = Some(progress);
                 new || told.elapsed() >= PUSH
             }

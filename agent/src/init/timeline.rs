@@ -30,10 +30,12 @@ impl Timeline {
         }
     }
 
-    /// Follows on the last recorded stage.
-    pub(super) fn follow(&mut self, name: &str, now_ms: u64) {
+    /// Follows on the last recorded stage. Tells whether it is new.
+    pub(super) fn follow(&mut self, name: &str, now_ms: u64) -> bool {
         let started = self.stages.last().map_or(0, |last| last.started_ms + last.ms);
+        let known = self.stages.len();
         self.record(name, started, now_ms);
+        self.stages.len() > known
     }
 
     /// A stage that somebody else has timed. One of the same name is replaced: an install may be run again.

@@ -4,6 +4,7 @@ use crate::install::fetch::{Http, Source};
 use crate::node::fetch::Fetcher;
 use crate::node::kata::{self, KataError};
 use crate::node::place::{self, PlaceError};
+use crate::node::timeline::begins;
 use crate::state::{Root, uptime_ms};
 use muster_protocol::manifest::Manifest;
 use muster_protocol::status::Progress;
@@ -77,6 +78,7 @@ fn steps(
     let mut spans = None;
     if let Some(wanted) = &manifest.kata {
         let started_ms = uptime_ms();
+        begins(root, "kata");
         let mut progress = meter.of("kata");
         let mut fetcher = source.as_deref_mut().map(|source| Fetcher { source, progress: &mut progress });
         let placed = kata::put_in_place(root, wanted, &manifest.k3s.version, fetcher.as_mut(), may_replace)?;
@@ -86,6 +88,7 @@ fn steps(
         spans = Some(Span { started_ms, ended_ms: uptime_ms() });
     }
     let started_ms = uptime_ms();
+    begins(root, "k3s");
     let mut progress = meter.of("k3s");
     let mut fetcher = source.map(|source| Fetcher { source, progress: &mut progress });
     let placed = place::place(root, &manifest.k3s, fetcher.as_mut(), may_replace)?;

@@ -9,6 +9,7 @@ use crate::node::health::{Doing, Seen, status};
 use crate::node::member;
 use crate::node::probe::{OwnSeen, others};
 use crate::node::service::Service;
+use crate::node::timeline::begins;
 use crate::node::units::{self, UnitState};
 use crate::node::{kata, prepare};
 use crate::state::uptime_ms;
@@ -267,6 +268,9 @@ impl Service {
             return;
         }
         tracing::info!(unit = self.unit(), "starting");
+        if self.timeline.started_k3s_ms.is_none() {
+            begins(&self.root, "joined");
+        }
         match units::start(self.unit()).await {
             Ok(()) => {
                 self.troubles.remove("systemd");
@@ -286,6 +290,9 @@ impl Service {
             Role::Worker => self.last.balancer == Some(true),
         };
         if let (true, Some(started_ms)) = (joined, self.timeline.started_k3s_ms) {
+            if !self.timeline.has("joined") {
+                begins(&self.root, "ready");
+            }
             self.timeline.add(&self.root, "joined", started_ms, now_ms);
         }
     }

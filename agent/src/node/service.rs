@@ -14,7 +14,7 @@ use crate::node::prepare::{Meter, PrepareError, Prepared};
 use crate::node::probe::Prober;
 use crate::node::round::Last;
 use crate::node::sync::{Sent, Uplink};
-use crate::node::timeline::Timeline;
+use crate::node::timeline::{Timeline, begins};
 use crate::node::{bless, files, kata};
 use crate::state::{BOOT, Boot, Root, uptime_ms};
 use crate::talk::TalkError;
@@ -154,6 +154,7 @@ async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
 async fn start(options: &Options) -> anyhow::Result<(Service, Trust)> {
     let started_ms = uptime_ms();
     let root = options.root.clone();
+    begins(&root, "node");
     let inventory = detect::inventory(root.as_path());
     let path = options.boot.clone().unwrap_or_else(|| root.path(BOOT));
     let boot = match root.boot(&path).context("reading what PID 1 left")? {

@@ -1,5 +1,6 @@
 //! The stages of this boot, kept in tmpfs so that a restart of the service does not forget them.
 
+use crate::console;
 use crate::state::{Boot, Root};
 use muster_protocol::ids::InstanceId;
 use muster_protocol::status::Stage;
@@ -51,6 +52,7 @@ impl Timeline {
         }
         let ms = now_ms.saturating_sub(started_ms);
         tracing::info!(step, ms, "stage done");
+        console::say(root.as_path(), &format!("step {step} done in {ms} ms"));
         self.stages.push(Stage { step: step.into(), started_ms, ms, bytes: None });
         self.keep(root);
     }
@@ -61,6 +63,11 @@ impl Timeline {
             tracing::warn!(%error, "the stages of this boot will be forgotten by a restart");
         }
     }
+}
+
+/// Said where the work of a stage begins, in the words of PID 1's steps.
+pub(super) fn begins(root: &Root, step: &str) {
+    console::say(root.as_path(), &format!("step {step} begins"));
 }
 
 #[cfg(test)]

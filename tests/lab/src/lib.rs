@@ -7,6 +7,8 @@ pub mod lan;
 pub mod fleet;
 pub mod machine;
 pub mod nbd;
+// what a run left, read without asking Muster
+mod evidence;
 // what is done with them from the command line
 pub mod arguments;
 pub mod demo;

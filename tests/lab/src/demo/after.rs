@@ -1,17 +1,19 @@
 //! What the demo does when all are ready: look at who loaded the kernels, pull one plug, and take the provisioner away.
 
 use super::{Run, say, status};
-use crate::clock_ms;
 use crate::fleet::Declared;
 use crate::machine::Machine;
+use crate::{clock_ms, stop};
 use anyhow::Result;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Steps that only an install has.
 const INSTALL: &[&str] =
     &["claim", "choose", "wipe", "partition", "write", "verify", "esp", "seed", "bootentry", "mark"];
 /// Far below a node image, far above what a node writes in a few minutes.
 const NO_IMAGE: u64 = 200 << 20;
+/// How long all agents may take to say over the LAN that they are ready.
+const LAN_LIMIT: Duration = Duration::from_secs(60);
 
 /// The machine whose firmware always asks the network first, and that is power-cycled: a worker, so that what is seen is
 /// the boot and not etcd.
@@ -77,6 +79,28 @@ impl Run<'_> {
         Ok(complaints)
     }
 
+    /// Everything that Muster says of itself, as a person and as a program ask for it.
+    pub(super) fn keep_answers(&self) -> Result<()> {
+        let mut questions: Vec<Vec<&str>> = [
+            &["status"][..],
+            &["plan"],
+            &["node", "list"],
+            &["node", "list", "--seen"],
+            &["cluster", "status"],
+        ]
+        .map(<[&str]>::to_vec)
+        .into();
+        for machine in &self.declared {
+            questions.push(vec!["node", "show", &machine.name]);
+            questions.push(vec!["node", "explain", &machine.name]);
+        }
+        for question in questions {
+            self.muster.keep_answer("provisioner", &question)?;
+            self.muster.keep_answer("provisioner", &[&question[..], &["-o", "json"]].concat())?;
+        }
+        Ok(())
+    }
+
     /// The provisioner leaves; the agents answer for themselves.
     pub(super) fn without_provisioner(&mut self) -> Result<Vec<String>> {
         let mut complaints = Vec::new();
@@ -86,7 +110,19 @@ impl Run<'_> {
             None => complaints.push("`muster serve` did not leave".into()),
         }
         say("the provisioner is stopped");
-        let answer = self.muster.status()?;
+        let started = Instant::now();
+        let answer = loop {
+            let answer = self.muster.status()?;
+            let well =
+                |machine: &Declared| answer.machine(&machine.name).is_some_and(|heard| heard.is_ready());
+            // on a busy host an answer may come after the question's time, and a round may find a slow k3s
+            if self.declared.iter().all(well) || started.elapsed() >= LAN_LIMIT {
+                break answer;
+            }
+            stop::pause(Duration::from_secs(1))?;
+        };
+        self.muster.keep_answer("lan", &["status"])?;
+        self.muster.keep_answer("lan", &["status", "-o", "json"])?;
         if answer.source != "lan" {
             complaints.push(format!("without a provisioner the status came from `{}`", answer.source));
         }

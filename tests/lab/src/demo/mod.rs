@@ -3,8 +3,11 @@
 //! The report is written whatever happens after power-on; the demo succeeds only when nothing was found to complain about.
 
 mod after;
+mod canary;
 mod checks;
 pub(crate) mod config;
+mod confirm;
+mod disk;
 pub(crate) mod muster;
 pub(crate) mod parts;
 mod report;
@@ -20,7 +23,7 @@ use crate::machine::{First, Machine, Spec};
 use crate::{clock_ms, stop};
 use anyhow::{Context, Result, bail, ensure};
 use muster::Muster;
-use report::{Digests, Known};
+use report::{Digests, Known, Outside};
 use status::Answer;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -31,6 +34,7 @@ const FOLDER: &str = "target/demo";
 /// What is true of every run of the lab.
 const STAND_INS: &[&str] = &[
     "hardware: QEMU machines (TCG) with the SMBIOS strings of the real products",
+    "hardware: one virtual CPU each; x86-64 kernels get `no_timer_check` from SMBIOS, as KVM guests do by themselves",
     "network: one bridge in network namespaces, dnsmasq as the foreign DHCP server",
 ];
 /// How long a machine whose cable was pulled may take to prove us wrong, once all others are ready.
@@ -115,8 +119,7 @@ pub fn run(asked: &Demo) -> Result<bool> {
         Err(error) => vec![format!("{error:#}")],
     };
     let last = std::mem::take(&mut run.last);
-    run.finish(&last, &complaints, &folder)?;
-    Ok(complaints.is_empty())
+    run.finish(&last, complaints, &folder)
 }
 
 struct Run<'a> {
@@ -200,6 +203,7 @@ impl Run<'_> {
         if let Some(name) = cycled {
             complaints.extend(self.power_cycle(name)?);
         }
+        self.keep_answers()?;
         complaints.extend(self.without_provisioner()?);
         Ok(complaints)
     }
@@ -221,8 +225,9 @@ impl Run<'_> {
         machine.and_then(|machine| machine.console().lines().pop()).map(|line| line.text).unwrap_or_default()
     }
 
-    /// Everything off, then the digests: neither capture nor consoles change any more.
-    fn finish(mut self, last: &Answer, complaints: &[String], folder: &Path) -> Result<()> {
+    /// Everything off, then the evidence and the digests: neither capture nor consoles change any more. Tells whether all
+    /// was well.
+    fn finish(mut self, last: &Answer, mut complaints: Vec<String>, folder: &Path) -> Result<bool> {
         self.serve.stop();
         for machine in &mut self.machines {
             machine.power_off(Duration::ZERO)?;
@@ -235,14 +240,22 @@ impl Run<'_> {
         for machine in &self.machines {
             digests.consoles.insert(machine.name().to_owned(), report::sha256(machine.console().file())?);
         }
+        let confirmed = confirm::confirm(&self.declared, last, folder)?;
+        let ready = |name: &str| last.machine(name).is_some_and(status::Machine::is_ready);
+        let canary = canary::search(folder, &self.declared, &ready)?;
+        complaints.extend(confirmed.complaints());
+        complaints.extend(canary.found.iter().map(|found| format!("canary: {found}")));
         let known: Vec<Known> = self.machines.iter().zip(&self.declared).map(known).collect();
         let file = folder.join("report.json");
-        report::write(&report::report(&known, last, STAND_INS, digests), &file)?;
+        let seen = Outside { digests, confirmed, canary };
+        report::write(&report::report(&known, last, STAND_INS, &seen), &file)?;
 
         let ordered: Vec<&status::Machine> =
             self.declared.iter().filter_map(|d| last.machine(&d.name)).collect();
         println!("\n{}", timeline::timeline(&ordered, self.power_on_ms));
-        for complaint in complaints {
+        println!("{}", seen.confirmed.line());
+        println!("{}", seen.canary.line());
+        for complaint in &complaints {
             println!("NOT WELL: {complaint}");
         }
         if complaints.is_empty() {
@@ -262,7 +275,7 @@ impl Run<'_> {
         if complaints.is_empty() && !self.asked.keep {
             self.remove_state(folder);
         }
-        Ok(())
+        Ok(complaints.is_empty())
     }
 
     /// Disks and provisioner state; what was seen (consoles, capture, logs, report) stays.

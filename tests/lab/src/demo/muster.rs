@@ -55,6 +55,17 @@ impl Muster<'_> {
         Ok((status.code(), reader.join().unwrap_or_default()))
     }
 
+    /// Keeps what it says, on stdout and with which exit code, for whoever searches through the answers.
+    /// `from`: who answers.
+    pub(crate) fn keep_answer<S: AsRef<OsStr>>(&self, from: &str, args: &[S]) -> Result<()> {
+        let answers = self.folder.join("answers");
+        std::fs::create_dir_all(&answers).with_context(|| answers.display().to_string())?;
+        let (code, text) = self.ask(args, Duration::from_secs(60))?;
+        let file = answers.join(format!("{from} {}", words(args)).replace(' ', "_"));
+        let kept = format!("{text}\nexit code {code:?}\n");
+        std::fs::write(&file, kept).with_context(|| file.display().to_string())
+    }
+
     /// Every machine's state. The exit code is not looked at: it also says whether all are well.
     pub(crate) fn status(&self) -> Result<Answer> {
         let (_, text) = self.ask(&["status", "-o", "json"], Duration::from_secs(20))?;

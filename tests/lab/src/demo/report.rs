@@ -1,5 +1,7 @@
 //! `target/demo/report.json`: what was seen, and the digests of what it was seen in.
 
+use super::canary::Canary;
+use super::confirm::Confirmed;
 use super::status::{Answer, Machine};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -10,11 +12,20 @@ use std::io::Read;
 use std::path::Path;
 
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct Report<'a> {
     machines: Vec<Entry>,
     etcd: Etcd,
     stand_ins: Vec<String>,
-    digests: Digests,
+    #[serde(flatten)]
+    outside: &'a Outside,
+}
+
+/// What was seen without asking Muster.
+#[derive(Debug, Serialize)]
+pub(crate) struct Outside {
+    pub(crate) digests: Digests,
+    pub(crate) confirmed: Confirmed,
+    pub(crate) canary: Canary,
 }
 
 #[derive(Debug, Serialize)]
@@ -38,6 +49,9 @@ struct Class {
 #[derive(Debug, Serialize)]
 struct Stage {
     step: String,
+    /// When it began, by the provisioner's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at_unix_ms: Option<u64>,
     ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
@@ -73,7 +87,12 @@ pub(crate) struct Known {
     pub(crate) stand_in: Option<&'static str>,
 }
 
-pub(crate) fn report(known: &[Known], answer: &Answer, lab_stand_ins: &[&str], digests: Digests) -> Report {
+pub(crate) fn report<'a>(
+    known: &[Known],
+    answer: &Answer,
+    lab_stand_ins: &[&str],
+    outside: &'a Outside,
+) -> Report<'a> {
     let mut stand_ins: BTreeSet<String> = answer.stand_ins.iter().cloned().collect();
     stand_ins.extend(lab_stand_ins.iter().map(|&text| text.to_owned()));
     for machine in &answer.machines {
@@ -89,15 +108,19 @@ pub(crate) fn report(known: &[Known], answer: &Answer, lab_stand_ins: &[&str], d
         machines: known.iter().map(|known| entry(known, answer.machine(&known.name))).collect(),
         etcd: etcd.unwrap_or_default(),
         stand_ins: stand_ins.into_iter().collect(),
-        digests,
+        outside,
     }
 }
 
 fn entry(known: &Known, machine: Option<&Machine>) -> Entry {
     let unheard = Machine::default();
     let machine = machine.unwrap_or(&unheard);
-    let stage =
-        |stage: &super::status::Stage| Stage { step: stage.step.clone(), ms: stage.ms, bytes: stage.bytes };
+    let stage = |stage: &super::status::Stage| Stage {
+        step: stage.step.clone(),
+        at_unix_ms: stage.at_unix_ms,
+        ms: stage.ms,
+        bytes: stage.bytes,
+    };
     Entry {
         name: known.name.clone(),
         class: Class {
@@ -113,7 +136,7 @@ fn entry(known: &Known, machine: Option<&Machine>) -> Entry {
     }
 }
 
-pub(crate) fn write(report: &Report, file: &Path) -> Result<()> {
+pub(crate) fn write(report: &Report<'_>, file: &Path) -> Result<()> {
     let text = serde_json::to_string_pretty(report)?;
     std::fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))
 }
@@ -149,16 +172,19 @@ mod tests {
         let known =
             Known { name: "a".into(), class: "mini-pc".into(), architecture: "x86_64", stand_in: None };
         let digests = Digests { capture: Some("00".into()), consoles: [("a".into(), "11".into())].into() };
-        let written = serde_json::to_value(report(&[known], &answer, &[], digests)).unwrap();
+        let outside = Outside { digests, confirmed: Confirmed::default(), canary: Canary::default() };
+        let written = serde_json::to_value(report(&[known], &answer, &[], &outside)).unwrap();
         assert_eq!(
             written,
             json!({
                 "machines": [{"name": "a", "class": {"declared": "mini-pc", "detected": "mini-pc"}, "architecture": "x86_64",
                     "address": "10.77.0.11", "state": "ready", "evidence": {"k3s": null}, "taints": [],
-                    "stages": [{"step": "write", "ms": 9, "bytes": 100}, {"step": "mark", "ms": 1}]}],
+                    "stages": [{"step": "write", "at_unix_ms": 5, "ms": 9, "bytes": 100}, {"step": "mark", "ms": 1}]}],
                 "etcd": {"members": [{"name": "a-00000000", "learner": false}], "leader": "a-00000000", "cluster_id": "5"},
                 "stand_ins": ["k3s: a stand-in"],
                 "digests": {"capture": "00", "consoles": {"a": "11"}},
+                "confirmed": {"stages": 0, "confirmed": 0, "largest_ms": null, "machines": {}},
+                "canary": {"secrets": 0, "places": 0, "bytes": 0, "allowed": 0, "found": []},
             })
         );
     }
@@ -172,7 +198,8 @@ mod tests {
             stand_in: Some("no GPU"),
         };
         let digests = Digests { capture: None, consoles: BTreeMap::new() };
-        let written = serde_json::to_value(report(&[known], &Answer::default(), &[], digests)).unwrap();
+        let outside = Outside { digests, confirmed: Confirmed::default(), canary: Canary::default() };
+        let written = serde_json::to_value(report(&[known], &Answer::default(), &[], &outside)).unwrap();
         assert_eq!(written["machines"][0]["state"], "not heard of");
         assert_eq!(written["stand_ins"], json!(["b: no GPU"]));
     }

@@ -1,7 +1,7 @@
 //! The packet capture on the bridge: started before anything else, written packet by packet.
 //!
 //! Bulk data would be gigabytes and would cost the machines their CPU, so by default it is sampled *in the kernel*:
-//! of TFTP the first block, every 256th, all short ones and their acknowledgements are kept; of TCP with port 80 full-sized
+//! of TFTP the first block, every 256th with its acknowledgement and all short ones are kept; of TCP with port 80 full-sized
 //! segments only where an HTTP answer begins, and no bare acknowledgements. Everything else is kept whole (up to `SNAP`
 //! bytes of each packet): DHCP, requests, heads of answers, SYN and FIN with their sequence numbers, so every stage and
 //! every byte count can still be computed from the file.
