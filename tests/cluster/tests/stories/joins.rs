@@ -81,8 +81,9 @@ fn the_provisioner_is_killed_while_one_joins_and_another_waits(lab: &mut Lab) {
     lab.wait("two are left", |lab| lab.voters(&[1, 2]));
     // A live one: it finds out, and its k3s ends with a tombstone.
     lab.remove_member(1, 2);
+    let off = lab.starts(3);
     lab.power_on(3);
-    lab.wait("one is a learner", |lab| joiner(lab).is_some());
+    lab.wait("one is a learner", |lab| lab.starts(3) > off && joiner(lab).is_some());
     let joiner = joiner(lab).unwrap();
     let other = 5 - joiner;
     let holder = Some(name(joiner).to_string());

@@ -137,8 +137,10 @@ impl Lab {
 
     /// What the agent says of its machine.
     pub(crate) fn status(&self, n: u8) -> Option<Status> {
-        // It may be half written.
-        serde_json::from_slice(&std::fs::read(self.machine(n).path(STATUS)).ok()?).ok()
+        let file = self.machine(n).path(STATUS);
+        let read = || Some(serde_json::from_slice(&std::fs::read(&file).ok()?));
+        // It may be half written: then the rest follows at once.
+        (0..1000).map_while(|_| read()).find_map(Result::ok)
     }
 
     pub(crate) fn is_ready(&self, n: u8) -> bool {
@@ -187,13 +189,14 @@ impl Lab {
             assert!(seen.doubled.is_empty(), "two changes at once: {:?}", seen.doubled);
         });
         one_change_at_a_time(&self.home.events());
-        let records: BTreeSet<String> = (1..=3)
-            .map(|n| match self.machine(n).kept().record {
-                GateRecord::Member { identity, .. } => format!("{identity:?}"),
-                record => panic!("{}: {record:?}", name(n)),
-            })
-            .collect();
-        assert_eq!(records.len(), 1, "{records:?}");
+        self.wait("every server knows itself as a member of the one cluster", |lab| {
+            let known = (1..=3).map(|n| match lab.machine(n).kept().record {
+                GateRecord::Member { identity, .. } => Some(format!("{identity:?}")),
+                GateRecord::Fresh | GateRecord::Initialising { .. } | GateRecord::Joining { .. } => None,
+            });
+            let known: BTreeSet<Option<String>> = known.collect();
+            known.len() == 1 && !known.contains(&None)
+        });
         for n in 1..=3 {
             let asked_too_early = self.machine(n).said(k3s_model::texts::TOO_MANY_LEARNERS);
             assert_eq!(asked_too_early, 0, "{} asked while another was a learner", name(n));

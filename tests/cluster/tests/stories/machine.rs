@@ -183,6 +183,11 @@ impl Machine {
         fs::read_to_string(self.path("k3s.log")).unwrap_or_default().matches(what).count()
     }
 
+    /// The agent's log says this; a node that is ready has no reasons in its status.
+    pub(crate) fn warned(&self, what: &str) -> bool {
+        fs::read_to_string(self.path("agent.log")).unwrap_or_default().contains(what)
+    }
+
     pub(crate) fn kept(&self) -> Kept {
         Kept::load(&self.root()).unwrap()
     }

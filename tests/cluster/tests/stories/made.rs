@@ -155,7 +155,7 @@ fn a_lost_store_makes_no_second_cluster(lab: &mut Lab, before: &Path) {
     let mut second = Home::founded(elsewhere, &Parts::found().unwrap(), lab.hub(), 4);
     second.serve();
     lab.wait("nobody believes another cluster's provisioner", |lab| {
-        (1..=3).all(|n| lab.says(n, "is not the peer it should be"))
+        (1..=3).all(|n| lab.machine(n).warned("is not the peer it should be"))
     });
     let picture = second.json(&["status", "-o", "json"]);
     assert_eq!(picture["cluster"]["state"], "none", "{picture}");
@@ -181,7 +181,7 @@ fn a_lost_store_makes_no_second_cluster(lab: &mut Lab, before: &Path) {
     assert_eq!((&picture["cluster"]["state"], picture["cluster"]["lock"].as_str()), (&"none".into(), None));
     assert!(!lab.machine(1).root().exists(GRANT), "it got no grant");
     assert_eq!(lab.starts(1), starts, "and did not start k3s");
-    assert!(lab.carry_on(&[2, 3]), "the others carry on");
+    lab.wait("the others carry on", |lab| lab.carry_on(&[2, 3]));
 
     lab.home.kill_9();
     fs::copy(newest, lab.home.store()).unwrap();
