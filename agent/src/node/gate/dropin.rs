@@ -23,7 +23,8 @@ const DECISIVE: &[&str] = &[
 /// The first such file and the key in it.
 pub(super) fn decisive(root: &Root) -> Option<(PathBuf, &'static str)> {
     let entries = fs::read_dir(root.path(&format!("{CONFIG}.d"))).ok()?;
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is_read(path)).collect();
+    let mut paths: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| is_read(path)).collect();
     paths.sort();
     paths.into_iter().find_map(|path| {
         let key = key_in(&String::from_utf8_lossy(&fs::read(&path).ok()?))?;

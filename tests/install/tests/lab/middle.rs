@@ -97,12 +97,9 @@ impl Middle {
             let hello = (wire::decode(&question).unwrap(), wire::decode(&answer.body).unwrap());
             self.hellos.lock().unwrap().push(hello);
         }
-        match due {
-            Some(_) => {
-                assert!(answer.is_some(), "it died before it was killed: {}", self.home.said());
-                self.kill();
-            }
-            None => {}
+        if due.is_some() {
+            assert!(answer.is_some(), "it died before it was killed: {}", self.home.said());
+            self.kill();
         }
         answer.filter(|_| due != Some(Moment::Unanswered)).map(|answer| (answer.status, answer.body))
     }
