@@ -19,7 +19,7 @@ pub(super) fn tell(site: &mut Site<'_>) -> Result<Told> {
     let verdict = explained.lines().next().unwrap_or_default().to_owned();
     let disk = site.disk()?.asked();
     ensure!(disk.changes() == 0, "firmware wrote to the disk: {disk:?}");
-    // this firmware then tries HTTP boot and ends in its shell: a person switches it off and on
+    // the firmware has no second try at PXE before its HTTP boots: a person switches it off and on
     site.machine.plug_link(site.lan)?;
     let since = site.power_cycle(1)?;
 
