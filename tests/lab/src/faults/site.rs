@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Firmware that waits for answers that never come takes minutes; a busy host doubles them.
-pub(super) const LONG: Duration = Duration::from_secs(400);
+pub(super) const LONG: Duration = Duration::from_secs(900);
 /// From the kernel to the next thing that the agent says, an install included.
-pub(super) const AGENT: Duration = Duration::from_secs(240);
+pub(super) const AGENT: Duration = Duration::from_secs(600);
 /// The agent's last words before the installed system's first.
 pub(super) const SWITCHING: &str = "switching into the installed system";
 /// States that only the service of an installed system reports.
