@@ -17,8 +17,7 @@ pub(super) fn tell(site: &mut Site<'_>) -> Result<Told> {
     let failed = site.hear(since, "PXE-E", LONG).context("the firmware never gave up")?;
     let took = failed.at_ms - asked.at_ms;
     ensure!(took <= SOON_MS, "the boot failed {took} ms after its first DISCOVER, later than {SOON_MS} ms");
-    let explained = site.explain()?;
-    ensure!(explained.contains("4011"), "`muster node explain` does not name port 4011: {explained}");
+    let explained = site.explained("4011", AGENT)?;
     let verdict = explained.lines().next().unwrap_or_default().to_owned();
     say(&format!("the boot failed after {:.0} s: {}", took as f64 / 1000.0, failed.text.trim()));
 

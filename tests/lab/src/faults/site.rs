@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Firmware that waits for answers that never come takes minutes; a busy host doubles them.
-pub(super) const LONG: Duration = Duration::from_secs(400);
+pub(super) const LONG: Duration = Duration::from_secs(900);
 /// From the kernel to the next thing that the agent says, an install included.
-pub(super) const AGENT: Duration = Duration::from_secs(240);
+pub(super) const AGENT: Duration = Duration::from_secs(600);
 /// The agent's last words before the installed system's first.
 pub(super) const SWITCHING: &str = "switching into the installed system";
 /// States that only the service of an installed system reports.
@@ -226,8 +226,20 @@ impl<'a> Site<'a> {
         Ok(order.number)
     }
 
-    /// Exit code and stdout of `muster node explain`.
-    pub(super) fn explain(&self) -> Result<String> {
+    /// What `muster node explain` says, once it says these words.
+    pub(super) fn explained(&self, words: &str, limit: Duration) -> Result<String> {
+        let began = Instant::now();
+        loop {
+            let text = self.explain()?;
+            if text.contains(words) {
+                return Ok(text);
+            }
+            ensure!(began.elapsed() < limit, "`muster node explain` never said `{words}` but: {text}");
+            stop::pause(Duration::from_millis(500))?;
+        }
+    }
+
+    fn explain(&self) -> Result<String> {
         let (code, text) = self.muster.ask(&["node", "explain", MACHINE], Duration::from_secs(20))?;
         match code {
             Some(0 | 6) => Ok(text),
