@@ -129,12 +129,9 @@ fn a_removed_member_is_none_until_it_joins_anew(lab: &mut Lab) {
     lab.wait("the lock is free", |lab| lab.home.lock().is_none());
     let by_itself = lab.machine(3).said(k3s_model::texts::TOMBSTONE_REJOIN);
     assert_eq!(by_itself, 0, "it never rejoined by itself");
-    let tombs = self::asides(lab).iter().filter(|aside| aside.join("etcd/tombstone").exists()).count();
-    assert_eq!(
-        (self::asides(lab).len(), tombs),
-        (2, 1),
-        "both lives are kept; the evicted one had its tombstone"
-    );
+    // Not by its tombstone: asked for its status in the moment of its removal, etcd 3.5 panics ("failed to find local ID"),
+    // and k3s starts once more as what its disk says.
+    assert_eq!(self::asides(lab).len(), 2, "both earlier lives are kept");
 }
 
 /// The store is deleted, `init` is called again, an old copy is put back by hand; and the first server's disk is blank, so
