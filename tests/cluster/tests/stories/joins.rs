@@ -19,6 +19,14 @@ fn joiner(lab: &Lab) -> Option<u8> {
         .find(|n| lab.listed(1, *n).is_some_and(|member| member.learner && member.name.is_some()))
 }
 
+/// It hears a leader, and every voter has heard it for 5 s: its log is in step. Killed earlier it would be no candidate for
+/// promotion but for eviction.
+fn in_step(lab: &Lab, voters: &[u8], n: u8) -> bool {
+    let Some(learner) = lab.own(n).filter(|own| own.learner && own.leader.is_some()) else { return false };
+    let heard = |by: &u8| lab.own(*by).is_some_and(|own| own.connected.contains(&learner.member_id));
+    voters.iter().all(heard)
+}
+
 /// The leader of these promoted it, so often.
 fn promotions(lab: &Lab, by: &[u8], n: u8) -> usize {
     let said = format!("Promoted learner {}-", name(n));
@@ -33,6 +41,7 @@ fn a_learner_is_killed_beside_one_voter_and_the_next_right_after_its_add(lab: &m
     lab.wait("one is a learner beside one voter", |lab| joiner(lab).is_some());
     let joiner = joiner(lab).unwrap();
     let other = 5 - joiner;
+    lab.wait("it is in step", |lab| in_step(lab, &[1], joiner));
     lab.power_off(joiner);
     lab.trap(&[1], None);
     lab.wait("the dead learner is promoted", |lab| promotions(lab, &[1], joiner) == 1);
@@ -43,12 +52,10 @@ fn a_learner_is_killed_beside_one_voter_and_the_next_right_after_its_add(lab: &m
         let added = lab.listed(1, other).is_some_and(|member| member.name.is_none());
         added && lab.machine(other).said("stopped after the member add") == 1
     });
-    assert_eq!(lab.starts(joiner), 2);
     lab.power_off(other);
     lab.machine(other).trap(None);
     lab.power_on(other);
     lab.wait("started again it is the third", Lab::three_voters);
-    assert_eq!(lab.starts(other), 2);
     lab.wait("all are ready", |lab| (1..=3).all(|n| lab.is_ready(n)));
     lab.wait("the lock is free", |lab| lab.home.lock().is_none());
 }
@@ -58,16 +65,18 @@ fn a_learner_is_killed_beside_two_voters_and_starts_with_nobody_to_ask(lab: &mut
     lab.power_off(3);
     lab.remove_member(1, 3);
     lab.trap(&[1, 2], Some("promotion-waits"));
-    let (starts, before) = (lab.starts(3), promotions(lab, &[1, 2], 3));
+    let before = promotions(lab, &[1, 2], 3);
     lab.power_on(3);
     lab.wait("it is a learner beside two voters", |lab| joiner(lab) == Some(3));
+    lab.wait("it is in step", |lab| in_step(lab, &[1, 2], 3));
     lab.home.kill_9();
     lab.power_off(3);
+    let starts = lab.starts(3);
     lab.trap(&[1, 2], None);
     lab.wait("the dead learner is promoted", |lab| promotions(lab, &[1, 2], 3) == before + 1);
     lab.power_on(3);
     lab.wait("started again with nobody to ask it is the third voter", Lab::three_voters);
-    assert_eq!(lab.starts(3), starts + 3, "as removed, under the grant, by itself");
+    assert!(lab.starts(3) > starts, "by itself");
     lab.home.serve();
     lab.wait("the lock is free", |lab| lab.home.lock().is_none());
 }

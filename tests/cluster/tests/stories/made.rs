@@ -109,7 +109,9 @@ fn a_removed_member_is_none_until_it_joins_anew(lab: &mut Lab) {
     lab.remove_member(1, 3);
     let (starts, asides) = (lab.starts(3), asides(lab));
     lab.power_on(3);
-    lab.wait("it says that it was removed", |lab| lab.says(3, "was removed from the cluster"));
+    lab.wait("it starts, and says that it was removed", |lab| {
+        lab.starts(3) > starts && lab.says(3, "was removed from the cluster")
+    });
     lab.wait("the others are the cluster", |lab| lab.voters(&[1, 2]));
     assert_eq!(lab.starts(3), starts + 1, "its disk lets it start");
     assert!(asides.is_empty() && self::asides(lab).is_empty(), "nothing is moved without a grant");
@@ -125,13 +127,11 @@ fn a_removed_member_is_none_until_it_joins_anew(lab: &mut Lab) {
     lab.wait("three voters again, with no hand", Lab::three_voters);
     lab.wait("it is ready", |lab| lab.is_ready(3));
     lab.wait("the lock is free", |lab| lab.home.lock().is_none());
-    assert_eq!(lab.starts(3), starts + 3, "removed, granted, granted anew: never by itself");
-    let tombs = self::asides(lab).iter().filter(|aside| aside.join("etcd/tombstone").exists()).count();
-    assert_eq!(
-        (self::asides(lab).len(), tombs),
-        (2, 1),
-        "both lives are kept; the evicted one had its tombstone"
-    );
+    let by_itself = lab.machine(3).said(k3s_model::texts::TOMBSTONE_REJOIN);
+    assert_eq!(by_itself, 0, "it never rejoined by itself");
+    // Not by its tombstone: asked for its status in the moment of its removal, etcd 3.5 panics ("failed to find local ID"),
+    // and k3s starts once more as what its disk says.
+    assert_eq!(self::asides(lab).len(), 2, "both earlier lives are kept");
 }
 
 /// The store is deleted, `init` is called again, an old copy is put back by hand; and the first server's disk is blank, so
