@@ -200,14 +200,48 @@ async fn call(k3s: &Path, arguments: &[&str], input: Option<&str>, limit_s: u64)
     match tokio::time::timeout(Duration::from_secs(limit_s), work).await {
         Err(_) => Err(format!("{} did not end within {limit_s} s", what())),
         Ok(Err(error)) => Err(format!("cannot run {}: {error}", what())),
-        Ok(Ok(done)) if done.status.success() => Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned()),
-        Ok(Ok(done)) => Err(format!("{}: {}", what(), String::from_utf8_lossy(&done.stderr).trim())),
+        Ok(Ok(done)) if done.status.success() => match String::from_utf8_lossy(&done.stdout).trim() {
+            // `etcd-snapshot save` says what it saved in its log.
+            "" => Ok(last_lines(&done.stderr, 1)),
+            said => Ok(said.to_owned()),
+        },
+        Ok(Ok(done)) => Err(format!("{}: {}", what(), last_lines(&done.stderr, 10))),
     }
 }
+
+/// The end of what k3s logged, where its reason is. Before it, every key of config.yaml that only servers know is warned of
+/// in a line of its own: more than a result may hold.
+fn last_lines(log: &[u8], lines: usize) -> String {
+    let log = String::from_utf8_lossy(log);
+    let said = log.lines().filter(|line| !line.contains(SKIPPED_KEY) && !line.trim().is_empty());
+    let said: Vec<&str> = said.collect();
+    said[said.len().saturating_sub(lines)..].join("\n").trim().to_owned()
+}
+
+const SKIPPED_KEY: &str = " found in config.yaml, skipping";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As k3s v1.36.3 logs it, but with one of its 27 warnings.
+    const SAVED: &str = "time=\"2026-11-24T13:14:09Z\" level=warning msg=\"Unknown flag --token-file found in config.yaml, skipping\\n\"
+time=\"2026-11-24T13:14:09Z\" level=info msg=\"Snapshot manual-x-mini-pc-1-1795526049 saved.\"
+";
+
+    #[test]
+    fn of_k3s_s_log_the_end_is_told_and_not_its_warnings_of_our_configuration() {
+        let told = last_lines(SAVED.as_bytes(), 1);
+        assert_eq!(told, SAVED.lines().last().unwrap());
+        let warning = SAVED.lines().next().unwrap().to_owned() + "\n";
+        let failed =
+            warning.repeat(27) + "time=\"…\" level=fatal msg=\"Error: see server log for details\"\n";
+        assert!(failed.len() > MAX_TEXT);
+        assert!(last_lines(failed.as_bytes(), 10).contains("see server log"));
+        assert_eq!(last_lines(warning.as_bytes(), 10), "");
+        let many: String = (0..20).map(|n| format!("{n}\n")).collect();
+        assert_eq!(last_lines(many.as_bytes(), 2), "18\n19");
+    }
     use crate::node::testing::{Cluster, scratch};
     use std::os::unix::fs::PermissionsExt;
 

@@ -212,7 +212,9 @@ impl Prober {
         let taken = |entry: std::fs::DirEntry| {
             let facts = entry.metadata().ok().filter(|facts| facts.is_file())?;
             let unix = facts.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs();
-            Some(SnapshotTaken { name: entry.file_name().into_string().ok()?, unix })
+            // So is one called that is being written, or was when k3s ended (etcd: client/v3/snapshot).
+            let name = entry.file_name().into_string().ok().filter(|name| !name.ends_with(".part"))?;
+            Some(SnapshotTaken { name, unix })
         };
         entries.flatten().filter_map(taken).max_by_key(|snapshot| snapshot.unix)
     }
@@ -318,6 +320,17 @@ mod tests {
         let declared = (1..=3).map(Cluster::address);
         let found: Vec<_> = others(declared, &listed, Cluster::address(2)).into_iter().collect();
         assert_eq!(found, [1, 3, 9].map(Cluster::address));
+    }
+
+    #[test]
+    fn a_snapshot_that_is_still_written_does_not_count() {
+        let root = scratch();
+        let write = |name: &str| root.write(&format!("{SNAPSHOTS}/{name}"), b"x", 0o600).unwrap();
+        write("before-join-mini-pc-1-1800000000.part");
+        assert_eq!(Prober::new(root.clone()).unwrap().newest_snapshot(), None);
+        write("before-join-mini-pc-1-1800000000");
+        let newest = Prober::new(root.clone()).unwrap().newest_snapshot().unwrap();
+        assert_eq!(newest.name, "before-join-mini-pc-1-1800000000");
     }
 
     #[tokio::test]
