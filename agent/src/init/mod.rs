@@ -65,8 +65,11 @@ const AFTER_FAILURE: Duration = Duration::from_secs(10);
 pub fn run() -> ! {
     let began_ms = timeline::uptime_ms();
     let log = Log::of_pid_1().install();
+    let kernel = kernel_release();
+    // Before anything else: it dates this program's first moment, and waits for a console like all that is said early.
+    tracing::info!("muster-agent {} as PID 1, kernel {kernel}", env!("CARGO_PKG_VERSION"));
     end::prepare(log);
-    let mut machine = Machine::new(log, kernel_release(), began_ms);
+    let mut machine = Machine::new(log, kernel, began_ms);
     let failed = live(&mut machine);
     end::last_words(&machine.face(), &format!("{failed:#}"))
 }

@@ -90,7 +90,6 @@ pub(super) fn timed<T>(name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> 
 /// Who this boot is, and where its lines go.
 fn console(machine: &mut Machine) -> anyhow::Result<()> {
     machine.log.attach(Path::new("/"));
-    tracing::info!("muster-agent {} as PID 1, kernel {}", env!("CARGO_PKG_VERSION"), machine.kernel);
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the boot id")?;
     let short: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
     machine.boot = short.parse::<InstanceId>().context("reading the boot id")?;

@@ -10,6 +10,11 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// One guest in a great many turns of a busy host comes late by more than the tolerance; that is shown, and not called a
+/// fault of the report while it is at most one stage of so many, and by no more than this.
+const FEW: usize = 20;
+const FAR_MS: u64 = 2000;
+
 /// What goes into the report.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Confirmed {
@@ -33,10 +38,25 @@ struct Stage {
 }
 
 impl Confirmed {
-    pub(super) fn complaints(&self) -> impl Iterator<Item = String> {
-        self.machines.iter().flat_map(|(name, stages)| {
-            stages.iter().filter_map(move |stage| Some(format!("{name}: {}", stage.complaint.as_ref()?)))
-        })
+    /// What makes the run a failure: a stage without evidence or far from it, or too many that miss the tolerance.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let missed = self.stages - self.confirmed;
+        let few = missed * FEW <= self.stages;
+        let far = |stage: &Stage| stage.off_ms.is_none_or(|off| off.unsigned_abs() > FAR_MS);
+        self.missed(|stage| !few || far(stage))
+    }
+
+    /// Every stage that misses the tolerance, also those that a busy host excuses.
+    pub(super) fn all_missed(&self) -> Vec<String> {
+        self.missed(|_| true)
+    }
+
+    fn missed(&self, which: impl Fn(&Stage) -> bool) -> Vec<String> {
+        let all =
+            self.machines.iter().flat_map(|(name, stages)| stages.iter().map(move |stage| (name, stage)));
+        all.filter(|(_, stage)| which(stage))
+            .filter_map(|(name, stage)| Some(format!("{name}: {}", stage.complaint.as_ref()?)))
+            .collect()
     }
 
     pub(super) fn line(&self) -> String {
@@ -109,7 +129,7 @@ mod tests {
         let (machine, wire) = recorded();
         let mut confirmed = Confirmed::default();
         confirmed.add("mini-pc-4", &one(&machine, &wire, CONSOLE));
-        assert_eq!(confirmed.complaints().collect::<Vec<_>>(), Vec::<String>::new());
+        assert_eq!(confirmed.all_missed(), Vec::<String>::new());
         assert!(confirmed.stages >= 35 && confirmed.confirmed == confirmed.stages, "{}", confirmed.line());
     }
 
@@ -120,6 +140,24 @@ mod tests {
             stage.at_unix_ms = stage.at_unix_ms.map(|at| at + 1000);
         }
         assert!(one(&machine, &wire, CONSOLE).iter().all(|one| !one.is_confirmed()));
+    }
+
+    #[test]
+    fn one_late_stage_is_shown_and_many_are_a_fault() {
+        let (machine, wire) = recorded();
+        let complain = |late: usize, by: u64| {
+            let mut machine = machine.clone();
+            let stages = machine.stages.iter_mut().filter(|stage| stage.step != "dhcp");
+            for stage in stages.take(late) {
+                stage.at_unix_ms = stage.at_unix_ms.map(|at| at + by);
+            }
+            let mut confirmed = Confirmed::default();
+            confirmed.add("mini-pc-4", &one(&machine, &wire, CONSOLE));
+            (confirmed.all_missed().len(), confirmed.complaints().len())
+        };
+        assert_eq!(complain(1, 1000), (1, 0));
+        assert_eq!(complain(1, 3000), (1, 1));
+        assert_eq!(complain(10, 1000), (10, 10));
     }
 
     #[test]

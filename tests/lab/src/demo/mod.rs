@@ -254,6 +254,7 @@ impl Run<'_> {
             self.declared.iter().filter_map(|d| last.machine(&d.name)).collect();
         println!("\n{}", timeline::timeline(&ordered, self.power_on_ms));
         println!("{}", seen.confirmed.line());
+        seen.confirmed.all_missed().iter().for_each(|missed| println!("  missed: {missed}"));
         println!("{}", seen.canary.line());
         for complaint in &complaints {
             println!("NOT WELL: {complaint}");

@@ -1,27 +1,56 @@
 //! A machine's console file, boot by boot: when its kernel started and when it said that a step begins.
 //!
 //! Each line has the host's clock at its end, and kernel and agent stamp their own lines with the time since kernel start.
-//! A serial line only ever delays, so the smallest difference of the two clocks is the kernel's start.
+//! A serial line only ever delays, and on a busy host it delays much: what a stamp is on the host's clock is told by the
+//! line nearby that came through fastest.
 
-/// The guest's clock may run a little fast or slow; what it stamps later than this says nothing about its start.
-const EARLY_MS: u64 = 15_000;
-/// The first thing that PID 1 says: a step is told when it is done.
-const FIRST: &str = "muster: ";
+/// The guest's clock may run a little fast or slow, so that the two are compared within so much of it only.
+const NEAR_MS: u64 = 15_000;
+/// Whatever the agent says.
+const AGENT: &str = "muster: ";
 
-/// From the loader's last word to the next boot's.
+/// From the loader's last word to the next boot's, on the host's clock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Boot {
-    /// Host clock when the kernel's own clock began.
+    /// When the kernel's own clock began.
     pub(crate) kernel_ms: u64,
-    /// Host clock of PID 1's first line.
+    /// When PID 1 made its first line.
     pub(crate) first_line_ms: Option<u64>,
-    /// Steps and the host clock of the line `step … begins`.
+    /// When the lines `step … begins` were made.
     pub(crate) begins: Vec<(String, u64)>,
+}
+
+/// What a boot said, line by line.
+#[derive(Default)]
+struct Said {
+    /// The kernel's stamp, and the host's clock at the line's end.
+    clocks: Vec<(u64, u64)>,
+    /// The stamp of PID 1's first line.
+    first: Option<u64>,
+    begins: Vec<(String, u64)>,
+}
+
+impl Said {
+    fn boot(self) -> Boot {
+        Boot {
+            kernel_ms: self.host(0),
+            first_line_ms: self.first.map(|stamp| self.host(stamp)),
+            begins: self.begins.iter().map(|(step, stamp)| (step.clone(), self.host(*stamp))).collect(),
+        }
+    }
+
+    /// The host's clock at a stamp: as the line nearby that was delayed least tells it.
+    fn host(&self, stamp: u64) -> u64 {
+        let near = self.clocks.iter().filter(|(at, _)| at.abs_diff(stamp) <= NEAR_MS);
+        let all = self.clocks.iter();
+        let start = |(at, host): &(u64, u64)| host.saturating_sub(*at);
+        near.map(start).min().or_else(|| all.map(start).min()).unwrap_or(0).saturating_add(stamp)
+    }
 }
 
 pub(crate) fn boots(console: &str) -> Vec<Boot> {
     let mut boots = Vec::new();
-    let mut open: Option<Boot> = None;
+    let mut open: Option<Said> = None;
     let mut last_stamp = 0;
     for line in console.lines() {
         let Some((at_ms, text)) = clocked(line) else { continue };
@@ -36,19 +65,16 @@ pub(crate) fn boots(console: &str) -> Vec<Boot> {
             boots.extend(open.take());
         }
         last_stamp = stamp_ms;
-        let kernel_ms = at_ms.saturating_sub(stamp_ms);
-        let boot = open.get_or_insert_with(|| Boot { kernel_ms, ..Boot::default() });
-        if stamp_ms <= EARLY_MS {
-            boot.kernel_ms = boot.kernel_ms.min(kernel_ms);
-        }
-        if let Some(said) = text.strip_prefix(FIRST) {
-            boot.first_line_ms.get_or_insert(at_ms);
-            let step = said.strip_prefix("step ").and_then(|said| said.strip_suffix(" begins"));
-            boot.begins.extend(step.map(|step| (step.to_owned(), at_ms)));
+        let said = open.get_or_insert_default();
+        said.clocks.push((stamp_ms, at_ms));
+        if let Some(text) = text.strip_prefix(AGENT) {
+            said.first.get_or_insert(stamp_ms);
+            let step = text.strip_prefix("step ").and_then(|text| text.strip_suffix(" begins"));
+            said.begins.extend(step.map(|step| (step.to_owned(), stamp_ms)));
         }
     }
     boots.extend(open);
-    boots
+    boots.into_iter().map(Said::boot).collect()
 }
 
 fn is_before_kernel(text: &str) -> bool {
@@ -92,8 +118,9 @@ mod tests {
         let boots = boots(RECORDED);
         assert_eq!(boots.len(), 2);
         assert_eq!(boots[0].kernel_ms, 1_795_522_814_183 - 8_051);
-        assert_eq!(boots[0].first_line_ms, Some(1_795_522_810_585));
-        assert_eq!(boots[0].begins, [("claim".to_owned(), 1_795_522_814_130)]);
+        let start = boots[0].kernel_ms;
+        assert_eq!(boots[0].first_line_ms, Some(start + 4443));
+        assert_eq!(boots[0].begins, [("claim".to_owned(), start + 7995)]);
         assert_eq!(boots[1].kernel_ms, 1_795_522_856_693 - 4_368);
     }
 
@@ -101,6 +128,13 @@ mod tests {
     fn a_clock_that_starts_again_is_another_boot_even_without_a_loader_s_word() {
         let text = "5000 [    4.000000] muster: a\n9000 [    2.000000] muster: b\n";
         assert_eq!(boots(text).iter().map(|boot| boot.kernel_ms).collect::<Vec<_>>(), [1000, 7000]);
+    }
+
+    #[test]
+    fn a_line_that_came_late_is_dated_by_its_neighbours() {
+        let text = "1000100 [    0.100000] a\n1009000 [    5.000000] muster: step write begins\n1006050 [    6.000000] b\n";
+        let boots = boots(text);
+        assert_eq!(boots[0].begins, [("write".to_owned(), 1_005_000)]);
     }
 
     proptest! {

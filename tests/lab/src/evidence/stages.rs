@@ -5,9 +5,9 @@
 //! | dhcp | packet: the first DISCOVER with a netboot class since the last boot file |
 //! | boot-file | packet: the read request that the file was sent for (an earlier one only asks for its size) |
 //! | kernel | console: host clock less the kernel's own stamp, the smallest of its first 15 s |
-//! | agent | console: PID 1's first line |
+//! | agent | console: the stamp of PID 1's first line, on the host's clock |
 //! | admitted | packet: on the boot's first connection to 7480, the provisioner's third turn (handshake, tickets, answer) |
-//! | claim … reboot, boot, node, kata, k3s, joined, ready | console: the line `step NAME begins`, host clock |
+//! | claim … reboot, boot, node, kata, k3s, joined, ready | console: the stamp of the line `step NAME begins`, on the host's clock |
 
 use super::frame::{Frame, Inner, Mac, parse, pxe_discover, read_request};
 use super::pcap::packets;
