@@ -6,7 +6,7 @@
 use super::config::CONFIG;
 use crate::state::Root;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Each decides alone which datastore k3s opens, makes or joins. One letter is k3s's other name for the key before it.
 const DECISIVE: &[&str] = &[
@@ -23,7 +23,8 @@ const DECISIVE: &[&str] = &[
 /// The first such file and the key in it.
 pub(super) fn decisive(root: &Root) -> Option<(PathBuf, &'static str)> {
     let entries = fs::read_dir(root.path(&format!("{CONFIG}.d"))).ok()?;
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_read).collect();
+    let mut paths: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| is_read(path)).collect();
     paths.sort();
     paths.into_iter().find_map(|path| {
         let key = key_in(&String::from_utf8_lossy(&fs::read(&path).ok()?))?;
@@ -32,7 +33,7 @@ pub(super) fn decisive(root: &Root) -> Option<(PathBuf, &'static str)> {
 }
 
 /// As k3s chooses: `.yaml` and `.yml`, in any case (k3s: pkg/configfilearg/parser.go).
-fn is_read(path: &PathBuf) -> bool {
+fn is_read(path: &Path) -> bool {
     path.extension().is_some_and(|end| end.eq_ignore_ascii_case("yaml") || end.eq_ignore_ascii_case("yml"))
 }
 
