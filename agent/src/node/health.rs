@@ -42,6 +42,9 @@ pub struct Doing {
     pub step: Option<Progress>,
     /// What hinders, in words; told before the judge's own reasons.
     pub troubles: Vec<String>,
+    /// Why the provisioner does not answer. Whoever asks while it is down knows that; what else hinders comes first, unless
+    /// nothing can go on without it.
+    pub away: Option<String>,
     pub stages: Vec<Stage>,
     pub address: Option<Ipv4Addr>,
 }
@@ -83,7 +86,10 @@ pub fn status(root: &Root, still: &Still, manifest: &Manifest, seen: &Seen, doin
         | State::Installed
         | State::Joining
         | State::Degraded
-        | State::Failed => doing.troubles.into_iter().chain(reasons).collect(),
+        | State::Failed => {
+            let (first, last) = if seen.started { (None, doing.away) } else { (doing.away, None) };
+            first.into_iter().chain(doing.troubles).chain(reasons).chain(last).collect()
+        }
     };
     let fit = fits(manifest.class, still.boot.detected).ok();
     let (memory_total, memory_available) = memory(root);
@@ -218,6 +224,15 @@ mod tests {
         assert_eq!(status.state, State::Installed);
         assert_eq!(status.reasons[0], "there is no token here yet");
         assert_eq!(status.reasons[1], "k3s was not started yet");
+    }
+
+    #[test]
+    fn an_absent_provisioner_is_told_last_once_k3s_runs_without_it() {
+        let away = || Doing { away: Some("nobody answers".into()), ..Doing::default() };
+        let joining = Seen { balancer: Some(false), ..ready_worker() };
+        assert_eq!(run(&joining, away()).reasons[1..], ["nobody answers"]);
+        let blank = Seen { started: false, ..joining };
+        assert_eq!(run(&blank, away()).reasons[0], "nobody answers");
     }
 
     #[test]

@@ -320,7 +320,13 @@ impl Service {
             uptime_ms: uptime_ms(),
             was_ready: self.last.was_ready,
             step: self.meter.read(),
-            troubles: self.troubles.values().map(|text| first_line(text)).collect(),
+            troubles: self
+                .troubles
+                .iter()
+                .filter(|(about, _)| **about != "provisioner")
+                .map(|(_, text)| first_line(text))
+                .collect(),
+            away: self.troubles.get("provisioner").map(|text| first_line(text)),
             stages,
             address,
         };

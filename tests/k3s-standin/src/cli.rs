@@ -69,7 +69,7 @@ fn serve(role: Role, args: &[String]) -> i32 {
 fn settings(role: Role, args: &[String]) -> Result<(Settings, Paths), BadSettings> {
     let mut written = file_settings(args)?;
     for key in check_keys(&mut written, role)? {
-        log::warn(&format!("Unknown flag --{key} found in config.yaml, skipping"));
+        log::warn(&format!("Unknown flag --{key} found in config.yaml, skipping\n"));
     }
     let mut flags = read_flags(args)?;
     if let Some(key) = check_keys(&mut flags, role)?.first() {

@@ -1,16 +1,27 @@
 //! `k3s etcd-snapshot save|ls|delete`: the datastore as etcd streams it, in db/snapshots/<name>-<node>-<unix time>.
 
 use crate::base::clock::{rfc3339, unix_now};
+use crate::base::log;
 use crate::base::log::say;
 use crate::base::paths::{Paths, write};
 use crate::base::settings::{Settings, Written};
-use crate::base::{log, pki};
 use crate::etcd::gateway::Gateway;
 use crate::kubelet::machine;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+/// Keys of config.yaml that this command knows too; of every other it warns, once a value (k3s: pkg/cli/cmds/etcd_snapshot.go).
+const KNOWN: &[&str] = &[
+    "debug",
+    "data-dir",
+    "etcd-s3",
+    "etcd-snapshot-compress",
+    "etcd-snapshot-dir",
+    "etcd-snapshot-retention",
+    "node-name",
+];
 
 /// Exit status.
 pub async fn run(args: &[String], written: &Written, paths: &Paths) -> i32 {
@@ -25,6 +36,11 @@ pub async fn run(args: &[String], written: &Written, paths: &Paths) -> i32 {
 
 async fn try_run(args: &[String], written: &Written, paths: &Paths) -> anyhow::Result<()> {
     let settings = Settings::meant(written)?;
+    for (key, values) in written.iter().filter(|(key, _)| !KNOWN.contains(&key.as_str())) {
+        for _ in values {
+            log::warn(&format!("Unknown flag --{key} found in config.yaml, skipping\n"));
+        }
+    }
     let flag = |name: &str| {
         let long = format!("--{name}=");
         let inline = args.iter().find_map(|a| a.strip_prefix(long.as_str()).map(str::to_owned));
@@ -36,7 +52,7 @@ async fn try_run(args: &[String], written: &Written, paths: &Paths) -> anyhow::R
         Some("ls" | "list") => {
             let output =
                 flag("output").or_else(|| args.windows(2).find(|w| w[0] == "-o").map(|w| w[1].clone()));
-            list(output.as_deref(), paths)
+            list(output.as_deref(), &settings, paths)
         }
         Some("delete") => match args.get(1) {
             Some(name) if !name.contains('/') => {
@@ -65,7 +81,8 @@ async fn save(name: &str, settings: &Settings, paths: &Paths) -> anyhow::Result<
     Ok(())
 }
 
-fn list(output: Option<&str>, paths: &Paths) -> anyhow::Result<()> {
+fn list(output: Option<&str>, settings: &Settings, paths: &Paths) -> anyhow::Result<()> {
+    let node = settings.node_name.clone().unwrap_or_else(machine::hostname);
     let mut names: Vec<String> = match std::fs::read_dir(paths.snapshots()) {
         Ok(dir) => dir.flatten().filter_map(|e| e.file_name().into_string().ok()).collect(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -73,15 +90,12 @@ fn list(output: Option<&str>, paths: &Paths) -> anyhow::Result<()> {
     };
     names.retain(|n| !n.ends_with(".new"));
     names.sort();
-    let token = std::fs::read(paths.server().join("token")).unwrap_or_default();
-    let hash = pki::sha256_hex(&token)[..12].to_owned();
     let objects: Vec<Value> =
-        names.iter().filter_map(|n| object(n, &paths.snapshots().join(n), &hash)).collect();
+        names.iter().filter_map(|n| object(n, &paths.snapshots().join(n), &node)).collect();
     match output {
-        Some("json") => say!(
-            "{:#}",
-            json!({"apiVersion": "k3s.cattle.io/v1", "kind": "ETCDSnapshotFileList", "metadata": {}, "items": objects})
-        ),
+        Some("json") => {
+            say!("{:#}", json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": objects}));
+        }
         Some(other) => bail!("the stand-in has no output format {other}"),
         None => {
             say!("Name Location Size Created");
@@ -99,14 +113,15 @@ fn list(output: Option<&str>, paths: &Paths) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn object(name: &str, file: &Path, token_hash: &str) -> Option<Value> {
+/// As `ls -o json` prints one for a snapshot on this node's disk.
+fn object(name: &str, file: &Path, node: &str) -> Option<Value> {
     let meta = std::fs::metadata(file).ok()?;
     let made = rfc3339(u64::try_from(meta.mtime()).ok()?);
     Some(json!({
-        "metadata": {"name": format!("local-{name}"), "creationTimestamp": made,
-                     "annotations": {"etcd.k3s.cattle.io/snapshot-token-hash": token_hash}},
-        "spec": {"snapshotName": name, "location": format!("file://{}", file.display()),
-                 "nodeName": name.rsplit_once('-').map_or(name, |(n, _)| n)},
+        "kind": "ETCDSnapshotFile", "apiVersion": "k3s.cattle.io/v1",
+        "metadata": {"name": format!("local-{name}"),
+                     "labels": {"etcd.k3s.cattle.io/snapshot-storage-node": node}},
+        "spec": {"snapshotName": name, "nodeName": node, "location": format!("file://{}", file.display())},
         "status": {"size": meta.len().to_string(), "creationTime": made, "readyToUse": true},
     }))
 }

@@ -233,7 +233,10 @@ fn snapshots_are_saved_and_listed(lab: &Lab) {
     assert!(saved.status.success(), "{}", String::from_utf8_lossy(&saved.stderr));
     let list = lab.k3s(1, "etcd-snapshot ls -o json");
     let list: Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!((&list["kind"], &list["apiVersion"]), (&"List".into(), &"v1".into()));
     let item = &list["items"][0];
+    assert_eq!(item["kind"], "ETCDSnapshotFile");
+    assert_eq!(item["spec"]["nodeName"], name(1));
     assert!(
         item["spec"]["snapshotName"].as_str().unwrap().starts_with(&format!("before-change-{}-", name(1)))
     );
