@@ -10,6 +10,7 @@ use super::ordered::ordered;
 use muster_protocol::image::{ImageIndex, Stored};
 use ruzstd::decoding::FrameDecoder;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -68,10 +69,12 @@ impl Slot<'_> {
                 }
             })
         };
+        let idle = Mutex::new(Vec::new());
         let unpack = |(frame, packed): Ready| match packed {
             None => Ok((frame, None)),
             Some(packed) => {
-                let raw = self.unpack(frame, &packed).map_err(|why| WriteError::Frame { frame, why })?;
+                let raw =
+                    self.unpack(frame, &packed, &idle).map_err(|why| WriteError::Frame { frame, why })?;
                 Ok((frame, Some(raw)))
             }
         };
@@ -98,11 +101,21 @@ impl Slot<'_> {
         disk.flush().map_err(|source| WriteError::Disk { frame: self.index.frames.len(), source })
     }
 
-    fn unpack(&self, frame: usize, packed: &[u8]) -> Result<Vec<u8>, String> {
+    /// `idle` keeps decoders between frames: a new one's tables and buffer cost a quarter of the work.
+    fn unpack(
+        &self,
+        frame: usize,
+        packed: &[u8],
+        idle: &Mutex<Vec<FrameDecoder>>,
+    ) -> Result<Vec<u8>, String> {
         let mut raw = vec![0; usize::try_from(self.length(frame)).unwrap_or(0)];
-        let mut decoder = FrameDecoder::new();
-        // A header may announce a window of gigabytes; ours is never larger than a frame (zstd rounds up).
-        decoder.set_max_window_size((2 * self.frame).max(8 << 20));
+        let kept = || idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut decoder = kept().pop().unwrap_or_else(|| {
+            let mut decoder = FrameDecoder::new();
+            // A header may announce a window of gigabytes; ours is never larger than a frame (zstd rounds up).
+            decoder.set_max_window_size((2 * self.frame).max(8 << 20));
+            decoder
+        });
         let have = decoder.decode_all(packed, &mut raw).map_err(|error| error.to_string())?;
         if have != raw.len() {
             return Err(format!("it has {have} bytes, not {}", raw.len()));
@@ -110,6 +123,8 @@ impl Slot<'_> {
         if !self.is_right(frame, &raw) {
             return Err("its digest differs".into());
         }
+        // Only one that did well is used again.
+        kept().push(decoder);
         Ok(raw)
     }
 
