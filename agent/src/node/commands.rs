@@ -3,7 +3,7 @@
 //! The number of a command is on the disk before it runs, so no command runs twice; what came of it is told until the
 //! provisioner stops asking.
 
-use crate::node::probe::parse::{is_kubernetes_own, k3s_version};
+use crate::node::probe::parse::k3s_version;
 use crate::state::{Numbers, Root, SEEN, StateError};
 use muster_protocol::etcd::NodeSeen;
 use muster_protocol::grant::{Action, Command, CommandResult};
@@ -157,7 +157,8 @@ fn label_changes(seen: &NodeSeen, wanted: &[(String, String)]) -> Vec<String> {
     wanted.iter().filter(missing).map(|(key, value)| format!("{key}={value}")).collect()
 }
 
-/// Taints to set, and to take away with a `-` behind.
+/// Taints to set, and declared ones to take away where they have another effect, with a `-` behind. Others are the
+/// operator's own.
 fn taint_changes(seen: &NodeSeen, wanted: &[String]) -> Vec<String> {
     let set = wanted.iter().filter(|taint| !seen.taints.contains(taint)).cloned();
     let key_and_effect = |taint: &str| {
@@ -165,12 +166,13 @@ fn taint_changes(seen: &NodeSeen, wanted: &[String]) -> Vec<String> {
         Some((pair.split('=').next()?.to_owned(), effect.to_owned()))
     };
     let wanted_keys: Vec<_> = wanted.iter().filter_map(|taint| key_and_effect(taint)).collect();
+    let declared = |key: &str| wanted_keys.iter().any(|(wanted, _)| wanted == key);
     let take = seen
         .taints
         .iter()
         .filter_map(|taint| key_and_effect(taint))
         // An overwritten value needs no removal of its old one.
-        .filter(|found| !wanted_keys.contains(found) && !is_kubernetes_own(&found.0))
+        .filter(|found| declared(&found.0) && !wanted_keys.contains(found))
         .map(|(key, effect)| format!("{key}:{effect}-"));
     set.chain(take).collect()
 }
@@ -317,7 +319,9 @@ time=\"2026-11-24T13:14:09Z\" level=info msg=\"Snapshot manual-x-mini-pc-1-17955
         let labels = [("k".into(), "v".into()), ("n".into(), "1".into())];
         assert_eq!(label_changes(&seen, &labels), ["n=1"]);
         let taints = ["a=2:NoSchedule".to_owned()];
-        assert_eq!(taint_changes(&seen, &taints), ["a=2:NoSchedule", "b:NoExecute-"]);
+        assert_eq!(taint_changes(&seen, &taints), ["a=2:NoSchedule"], "b is somebody else's");
+        let moved = ["b:NoSchedule".to_owned()];
+        assert_eq!(taint_changes(&seen, &moved), ["b:NoSchedule", "b:NoExecute-"]);
         assert!(taint_changes(&seen, &["a=1:NoSchedule".into(), "b:NoExecute".into()]).is_empty());
     }
 

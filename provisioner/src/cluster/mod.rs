@@ -15,3 +15,5 @@ pub mod evidence;
 pub mod membership;
 /// What is remembered of all this.
 pub mod record;
+/// Labels, taints and add-ons as declared.
+pub mod upkeep;

@@ -183,6 +183,18 @@ const OURS: &[&str] = &[
     "d",
 ];
 
+/// Keys that would harm whoever passes them through, and why.
+const HARMFUL: &[(&str, &str)] = &[
+    ("etcd-s3-access-key", SECRET),
+    ("etcd-s3-secret-key", SECRET),
+    ("https-listen-port", PORT),
+    ("lb-server-port", PORT),
+    ("supervisor-port", PORT),
+];
+const SECRET: &str = "a manifest is signed, not sealed: name a Secret by `etcd-s3-config-secret`";
+const PORT: &str =
+    "muster asks k3s on its usual ports; on others it would see nothing and hold back every change";
+
 fn k3s(reader: &mut Reader, written: &wire::K3s) -> Option<K3s> {
     let version = written.version.get_ref();
     if !k3s_version(version) {
@@ -199,7 +211,10 @@ fn k3s(reader: &mut Reader, written: &wire::K3s) -> Option<K3s> {
     let mut extra = Vec::new();
     for (key, value) in &written.extra {
         // `key+` sets what no earlier file set, so it is the key (k3s: pkg/configfilearg/parser.go).
-        if OURS.contains(&key.strip_suffix('+').unwrap_or(key)) {
+        let plain = key.strip_suffix('+').unwrap_or(key);
+        if let Some((_, why)) = HARMFUL.iter().find(|(harmful, _)| *harmful == plain) {
+            reader.fault(value, format!("`{key}` cannot be passed through"), *why);
+        } else if OURS.contains(&plain) {
             reader.fault(
                 value,
                 format!("`{key}` is written by muster itself"),

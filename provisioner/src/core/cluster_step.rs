@@ -4,6 +4,8 @@ use super::{Core, CoreError, Now, events};
 use crate::cluster::evidence::{Server, View};
 use crate::cluster::membership::{Decision, Fresh, decide};
 use crate::cluster::record::Record;
+use crate::cluster::upkeep::{self, Addon, Wanted};
+use crate::config::meant::Machine;
 use crate::store::rows::{COMMANDS, CommandRow, number_key};
 use crate::store::{Read, StoreError, Tx, highest};
 use muster_protocol::grant::Action;
@@ -47,6 +49,7 @@ impl Core {
             return Ok(());
         }
         let declared = self.servers();
+        let (wanted, addons) = self.wanted();
         let delegation = self.online.number;
         let decision = self.store.write(|tx| -> Result<Decision, CoreError> {
             expire(tx, now)?;
@@ -60,12 +63,18 @@ impl Core {
                 pending: &pending,
             };
             let mut fresh = FromStore { tx: &mut *tx, delegation, failed: None };
-            let decision = decide(&self.record, &view, &mut fresh);
+            let mut decision = decide(&self.record, &view, &mut fresh);
             if let Some(error) = fresh.failed {
                 return Err(error);
             }
             if let Some(record) = &decision.record {
                 tx.put_signed("membership", &wire::encode(record))?;
+            }
+            if decision.commands.is_empty() {
+                let record = decision.record.as_ref().unwrap_or(&self.record);
+                let again = |at: &u64| now.mono_ms.saturating_sub(*at) < upkeep::AGAIN_MS;
+                let recently = |subject: &str| self.upkeep.get(subject).is_some_and(again);
+                decision.commands.extend(upkeep::next(record, &view, &wanted, &addons, &recently));
             }
             for (node, action) in &decision.commands {
                 let fence = tx.fresh(delegation)?;
@@ -86,8 +95,27 @@ impl Core {
         if let Some(record) = &decision.record {
             self.record = record.clone();
         }
+        for (_, action) in &decision.commands {
+            self.upkeep.insert(upkeep::subject(action), now.mono_ms);
+        }
         self.decision = decision;
         Ok(())
+    }
+
+    /// What Nodes and cluster should carry.
+    fn wanted(&self) -> (Vec<Wanted>, Vec<Addon>) {
+        let sandboxed = |machine: &Machine| self.config.kata.is_some() && machine.sandbox;
+        let wanted = self.config.machines.iter().map(|machine| {
+            let (key, value) = upkeep::SANDBOX_LABEL;
+            let sandbox = sandboxed(machine).then(|| (key.to_owned(), value.to_owned()));
+            Wanted {
+                node: machine.name.clone(),
+                labels: machine.labels.iter().cloned().chain(sandbox).collect(),
+                taints: machine.taints.clone(),
+            }
+        });
+        let addons = self.config.machines.iter().any(sandboxed).then_some(upkeep::RUNTIME_CLASS);
+        (wanted.collect(), addons.into_iter().collect())
     }
 
     /// A person's change of the record.

@@ -120,6 +120,8 @@ pub struct Core {
     heard: BTreeMap<NodeName, Heard>,
     record: Record,
     decision: Decision,
+    /// When a command about something was last given, on the monotonic clock.
+    upkeep: BTreeMap<String, u64>,
     traces: timeline::Traces,
     strangers: crate::boot::seen::Seen,
     alarms: freeze::Alarms,
@@ -156,6 +158,7 @@ impl Core {
             heard: BTreeMap::new(),
             record,
             decision: Decision::default(),
+            upkeep: BTreeMap::new(),
             traces,
             strangers: crate::boot::seen::Seen::default(),
             alarms: freeze::Alarms::default(),

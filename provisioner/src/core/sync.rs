@@ -5,11 +5,13 @@ use super::ordering::close;
 use super::report::next_ms;
 use super::{Asker, Core, CoreError, Now, events, name_of};
 use crate::cluster::evidence::Heard;
+use crate::cluster::record::Record;
+use crate::cluster::upkeep;
 use crate::store::rows::{BOXES, BoxRow, COMMANDS, KEYS, StageRow, number_key};
 use crate::store::{Read, StoreError, Tx};
 use muster_protocol::etcd::NodeSeen;
 use muster_protocol::grant::{Command, CommandResult, Grant};
-use muster_protocol::ids::{NodeName, Role};
+use muster_protocol::ids::{Digest, NodeName, Role};
 use muster_protocol::keys::Fingerprint;
 use muster_protocol::sealed::{SealedBox, Secret};
 use muster_protocol::signed::{By, Clock, Listener, Signed};
@@ -28,14 +30,22 @@ impl Core {
         self.compare_numbers(now, &name, true, &request.seen, request.installed)?;
         self.note_status(now, asker, &name, &request.status)?;
         let cluster = self.trust.cluster;
-        self.store.write(|tx| -> Result<(), StoreError> {
+        let record = self.store.write(|tx| -> Result<Record, StoreError> {
             note_seen(tx, now, asker, &name, |row| row.installed |= request.installed.is_some())?;
             if let Some(number) = request.installed {
                 close(tx, now, cluster, &name, asker.print(), number)?;
             }
-            request.results.iter().try_for_each(|result| finish(tx, now, &name, result))?;
-            request.boxes.iter().try_for_each(|sealed| self.keep_box(tx, now, asker, &name, sealed))
+            let mut record = self.record.clone();
+            for result in &request.results {
+                record.applied.extend(finish(tx, now, &name, result)?);
+            }
+            if record != self.record {
+                tx.put_signed("membership", &wire::encode(&record))?;
+            }
+            request.boxes.iter().try_for_each(|sealed| self.keep_box(tx, now, asker, &name, sealed))?;
+            Ok(record)
         })?;
+        self.record = record;
         let server = self.config.machine(&name).is_some_and(|machine| machine.role == Role::Server);
         if let Some(report) = request.server.as_ref().filter(|_| server) {
             let heard = Heard {
@@ -226,16 +236,23 @@ fn empty_reply() -> SyncReply {
 }
 
 /// A command's result ends it; whose it was not is ignored.
-fn finish(tx: &mut Tx, now: Now, name: &NodeName, result: &CommandResult) -> Result<(), StoreError> {
+/// The add-on that is there now, if that is what was done.
+fn finish(
+    tx: &mut Tx,
+    now: Now,
+    name: &NodeName,
+    result: &CommandResult,
+) -> Result<Option<(String, Digest)>, StoreError> {
     let key = number_key(result.fence);
-    let Some(row) = tx.get(COMMANDS, &key)?.filter(|row| row.node == *name) else { return Ok(()) };
+    let Some(row) = tx.get(COMMANDS, &key)?.filter(|row| row.node == *name) else { return Ok(None) };
     tx.delete(COMMANDS, &key)?;
     let word = super::cluster_step::word(&row.action);
     let what = match &result.outcome {
         Ok(_) => format!("command {} ({word}) done", result.fence),
         Err(why) => format!("command {} ({word}) failed: {why}", result.fence),
     };
-    events::note(tx, now.unix_ms, name.as_str(), what, None)
+    events::note(tx, now.unix_ms, name.as_str(), what, None)?;
+    Ok(result.outcome.as_ref().ok().and_then(|_| upkeep::applied(&row.action)))
 }
 
 /// Stages that are states reached: when a server first saw the Node, and when everything was as it should be.

@@ -227,7 +227,7 @@ impl Node {
 }
 
 /// Taints that Kubernetes sets and lifts by itself, such as `node.kubernetes.io/not-ready`.
-pub fn is_kubernetes_own(key: &str) -> bool {
+fn is_kubernetes_own(key: &str) -> bool {
     key.starts_with("node.kubernetes.io/") || key.starts_with("node.cloudprovider.kubernetes.io/")
 }
 

@@ -166,6 +166,13 @@ impl Machine {
         self.path("control").join(format!("{}.sock", self.unit()))
     }
 
+    /// `k3s kubectl` on this server, as a person there; its output, if it did well.
+    pub(crate) fn kubectl(&self, args: &[&str]) -> Option<String> {
+        let k3s = self.path("var/lib/muster/k3s/current/k3s");
+        let output = self.inside(&k3s).arg("kubectl").args(args).output().unwrap();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// As a person who starts the unit by hand.
     pub(crate) fn start_by_hand(&self) {
         let asked =

@@ -45,9 +45,27 @@ fn servers_that_start_at_once_join_one_by_one(lab: &mut Lab) {
     let events = lab.home.events();
     let told = |what: &str| events.iter().filter(|event| event.contains(what)).count();
     assert_eq!((told("made the cluster"), told("may join"), told("is a voter")), (1, 2, 2), "{events:#?}");
+    what_is_declared_is_put_there_and_put_back(lab);
     no_secret_where_it_does_not_belong(lab);
     wait_on_the_lan(lab, "the LAN says so, too");
     lab.nothing_went_wrong();
+}
+
+/// By signed commands, which a server's agent runs: the RuntimeClass, and a label that somebody changed. What somebody else
+/// put on a Node is left alone.
+fn what_is_declared_is_put_there_and_put_back(lab: &Lab) {
+    let class = ["get", "runtimeclass", "kata-qemu-runtime-rs", "-o", "name"];
+    lab.wait("the RuntimeClass is there", |lab| lab.machine(1).kubectl(&class).is_some());
+    let node = name(4).to_string();
+    let (ours, theirs) = ("katacontainers.io/kata-runtime", "mine=yes");
+    let changed = ["label", "node", &node, "--overwrite", &format!("{ours}=false"), theirs];
+    lab.machine(1).kubectl(&changed).unwrap();
+    lab.wait("the label is as declared again", |lab| {
+        let node = lab.machine(1).kubectl(&["get", "node", &node, "-o", "json"]).unwrap_or_default();
+        let node: serde_json::Value = serde_json::from_str(&node).unwrap_or_default();
+        let label = |key: &str| node["metadata"]["labels"][key].as_str();
+        label(ours) == Some("true") && label("mine") == Some("yes")
+    });
 }
 
 /// The provisioner is away, everything goes dark. The first server comes back wiped with its old configuration, the second
