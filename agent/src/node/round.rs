@@ -2,7 +2,7 @@
 
 use crate::node::accept::{may_replace, wants_grant};
 use crate::node::gate::decide::Way;
-use crate::node::gate::record::{Kept, look};
+use crate::node::gate::record::{self, Kept};
 use crate::node::gate::refusal::Refusal;
 use crate::node::gate::{GRANT, GateError};
 use crate::node::health::{Doing, Seen, status};
@@ -13,7 +13,7 @@ use crate::node::timeline::begins;
 use crate::node::units::{self, UnitState};
 use crate::node::{kata, prepare};
 use crate::state::uptime_ms;
-use muster_protocol::etcd::{GateRecord, NodeSeen, Outside};
+use muster_protocol::etcd::{DataFacts, GateRecord, NodeSeen, Outside};
 use muster_protocol::ids::{Number, Role};
 use muster_protocol::sealed::Secret;
 use muster_protocol::status::{State, Status};
@@ -55,6 +55,10 @@ pub(super) struct Last {
     /// The gate's record as the provisioner was told and answered.
     pub(super) told: Option<GateRecord>,
     pub(super) clock_offset_ms: Option<i64>,
+    /// The gate's record and k3s's data as they stood before any list was read, the record first: the gate writes it last.
+    /// A joiner that has a WAL under its record and is in no list read afterwards was evicted; with data younger than the
+    /// list it may just have been added, and the provisioner would let go of the lock.
+    pub(super) before: Option<(GateRecord, DataFacts)>,
 }
 
 impl Service {
@@ -86,6 +90,13 @@ impl Service {
             self.last.node_elsewhere = node.or(self.last.node_elsewhere.take());
             return;
         }
+        self.last.before = match Kept::load(&self.root) {
+            Ok(kept) => Some((kept.record, record::look(&self.root).data)),
+            Err(error) => {
+                self.trouble("record", &error);
+                None
+            }
+        };
         if self.last.server_password.is_none() {
             let token = self.papers.tokens(&self.root).open(Secret::ServerToken);
             self.last.server_password = token.ok().map(|token| Zeroizing::new(token.password().to_owned()));
@@ -132,7 +143,7 @@ impl Service {
         if self.papers.manifest.get().role != Role::Server {
             return;
         }
-        let disk = look(&self.root);
+        let disk = record::look(&self.root);
         let (kept, outside) = (&self.papers.kept, &self.last.outside);
         self.last.is_removed = member::is_removed(kept, &disk, outside, self.own_address());
         if self.last.is_removed {

@@ -4,7 +4,6 @@ use crate::node::accept::{self, NotTaken};
 use crate::node::clock::{self, Sample, Step};
 use crate::node::commands::{self, Take};
 use crate::node::gate::Papers;
-use crate::node::gate::record::look;
 use crate::node::service::{Service, Synced};
 use crate::node::tokens::{TokenError, system_rng};
 use crate::node::{files, unix_ms};
@@ -119,9 +118,10 @@ impl Service {
         if self.papers.manifest.get().role != Role::Server {
             return None;
         }
+        let (record, data) = self.last.before.clone()?;
         Some(ServerReport {
-            data: look(&self.root).data,
-            record: self.papers.kept.record.clone(),
+            data,
+            record,
             unit: self.last.unit.active.clone(),
             own: self.last.own.member.clone(),
             outside: self.last.outside.clone(),
