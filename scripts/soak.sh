@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The long counts: random histories of the cluster, random power cuts of the installer. Figures go to docs/soak.md by hand.
+# The long counts: random histories of the cluster, random power cuts of the installer, every fault story in QEMU. Figures go to docs/soak.md by hand.
 #
 #   MUSTER_HISTORIES (default 500,000) and MUSTER_CUTS (default 50,000) tell other numbers.
 # shellcheck source=scripts/lib.sh
@@ -12,3 +12,6 @@ say "$MUSTER_HISTORIES histories of init and join"
 cargo test --locked --package membership-sim --test histories
 say "$MUSTER_CUTS stories of power cuts during an install"
 cargo test --locked --package muster-agent --test install_powercut
+say "all fault stories of the lab, and a demo with a pulled cable that must fail"
+scripts/faults.sh
+scripts/pulled-cable.sh
