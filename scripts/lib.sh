@@ -65,3 +65,12 @@ publish() { # FROM TO
     mkdir -p "$(dirname "$2")"
     mv "$1" "$2"
 }
+
+# A command of the lab, with everything that it runs built before; never returns.
+run_lab() { # COMMAND OPTIONS...
+    [ "$(id -u)" = 0 ] || die "the lab makes network namespaces and taps" "run it as root"
+    scripts/setup.sh build images lab
+    scripts/parts.sh
+    cargo build --quiet --package muster-lab --bin lab
+    exec "${CARGO_TARGET_DIR:-target}/debug/lab" "$@"
+}

@@ -2,7 +2,7 @@
 
 use crate::arguments::Up;
 use crate::fleet;
-use crate::lan::{Depth, Lan, Place, Plan, Subnet};
+use crate::lan::{Lan, Place, Plan};
 use crate::machine::{Echo, First, Machine};
 use crate::trial::shell;
 use crate::{clock_ms, stop};
@@ -43,13 +43,7 @@ pub fn run(asked: &Up) -> Result<u8> {
         .collect::<Result<Vec<_>>>()?;
     let chosen = fleet::pick(all, &asked.only)?;
 
-    let lan = Lan::build(&Plan {
-        folder: folder.clone(),
-        subnet: Subnet::default(),
-        foreign_dhcp: true,
-        pxe: None,
-        capture: Some(Depth::Sampled),
-    })?;
+    let lan = Lan::build(&Plan::house(&folder))?;
     let provisioner = asked.provisioner.as_ref().map(|command| shell(&lan, command, &folder)).transpose()?;
     let mut machines = Vec::new();
     let started = clock_ms();

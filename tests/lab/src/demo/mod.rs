@@ -18,7 +18,7 @@ mod watch;
 use crate::arguments::Demo;
 use crate::child::Child;
 use crate::fleet::{self, Declared};
-use crate::lan::{Depth, Lan, Plan, Subnet};
+use crate::lan::{Lan, Plan};
 use crate::machine::{First, Machine, Spec};
 use crate::{clock_ms, stop};
 use anyhow::{Context, Result, bail, ensure};
@@ -75,13 +75,7 @@ pub fn run(asked: &Demo) -> Result<bool> {
     if folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| format!("clearing {}", folder.display()))?;
     }
-    let lan = Lan::build(&Plan {
-        folder: folder.clone(),
-        subnet: Subnet::default(),
-        foreign_dhcp: true,
-        pxe: None,
-        capture: Some(Depth::Sampled),
-    })?;
+    let lan = Lan::build(&Plan::house(&folder))?;
     let muster = Muster { lan: &lan, binary, folder: folder.clone() };
     std::fs::write(muster.config(), config::lab_copy(&text, &names)?)
         .context("writing the lab's cluster.toml")?;
@@ -92,7 +86,7 @@ pub fn run(asked: &Demo) -> Result<bool> {
         muster.run(build, Duration::from_secs(600))?;
     }
     let serve = muster.serve()?;
-    wait_for_answers(&muster, &serve)?;
+    muster.wait_for_answer(&serve, Duration::from_secs(30))?;
     muster.run(&["admission", "open", "--for", "30m"], Duration::from_secs(20))?;
 
     let mut run = Run {
@@ -310,23 +304,6 @@ fn ready_after(answer: &Answer, power_on_ms: u64) -> f64 {
     };
     let last = answer.machines.iter().filter_map(ready).max().unwrap_or(power_on_ms);
     last.saturating_sub(power_on_ms) as f64 / 1000.0
-}
-
-fn wait_for_answers(muster: &Muster<'_>, serve: &Child) -> Result<()> {
-    let started = Instant::now();
-    loop {
-        let error = match muster.status() {
-            Ok(answer) if answer.source == "provisioner" => return Ok(()),
-            Ok(answer) => anyhow::anyhow!("answered by `{}`", answer.source),
-            Err(error) => error,
-        };
-        ensure!(
-            serve.ended().is_none() && started.elapsed() < Duration::from_secs(30),
-            "`muster serve` does not answer: {error:#}{}",
-            muster::tail(&muster.folder.join("serve.log"), 8)
-        );
-        stop::pause(Duration::from_millis(500))?;
-    }
 }
 
 fn say(text: &str) {

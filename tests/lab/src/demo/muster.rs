@@ -3,12 +3,13 @@
 use crate::child::Child;
 use crate::demo::status::Answer;
 use crate::lan::{Lan, Place};
-use anyhow::{Context, Result, bail};
+use crate::stop;
+use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub(crate) struct Muster<'a> {
@@ -78,6 +79,24 @@ impl Muster<'_> {
         let mut command = self.command();
         command.arg("serve");
         Child::start("muster serve", command, &self.folder.join("serve.log"))
+    }
+
+    /// Waits until the provisioner itself answers.
+    pub(crate) fn wait_for_answer(&self, serve: &Child, limit: Duration) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let error = match self.status() {
+                Ok(answer) if answer.source == "provisioner" => return Ok(()),
+                Ok(answer) => anyhow::anyhow!("answered by `{}`", answer.source),
+                Err(error) => error,
+            };
+            ensure!(
+                serve.ended().is_none() && started.elapsed() < limit,
+                "`muster serve` does not answer: {error:#}{}",
+                tail(&self.folder.join("serve.log"), 8)
+            );
+            stop::pause(Duration::from_millis(300))?;
+        }
     }
 
     pub(crate) fn log(&self) -> PathBuf {

@@ -23,7 +23,7 @@ mod report;
 
 use crate::arguments::Faults;
 use crate::demo::{config, parts};
-use crate::lan::{Depth, Lan, Plan, Subnet};
+use crate::lan::{Lan, Plan};
 use crate::{clock_ms, stop};
 use anyhow::{Context, Result, bail};
 use base::Base;
@@ -128,13 +128,7 @@ pub fn run(asked: &Faults) -> Result<bool> {
         std::fs::remove_dir_all(&folder).with_context(|| format!("clearing {}", folder.display()))?;
     }
     let seed = asked.seed.unwrap_or_else(clock_ms);
-    let lan = Lan::build(&Plan {
-        folder: folder.clone(),
-        subnet: Subnet::default(),
-        foreign_dhcp: true,
-        pxe: None,
-        capture: Some(Depth::Sampled),
-    })?;
+    let lan = Lan::build(&Plan::house(&folder))?;
     let began = Instant::now();
     let base = Base::make(&lan, binary, &folder, &text, builds)?;
     say(&format!("a LAN, a provisioner's state, seed {seed}; {} stories", stories.len()));

@@ -4,7 +4,7 @@ use super::base::Base;
 use super::platter::partition;
 use super::{MACHINE, Told};
 use crate::child::Child;
-use crate::demo::muster::{Muster, tail};
+use crate::demo::muster::Muster;
 use crate::demo::status::{Answer, Machine as Seen};
 use crate::fleet;
 use crate::lan::Lan;
@@ -90,20 +90,7 @@ impl<'a> Site<'a> {
     /// Starts `muster serve` and waits for its first answer.
     pub(super) fn serve(&mut self) -> Result<()> {
         let serve = self.serve.insert(self.muster.serve()?);
-        let began = Instant::now();
-        loop {
-            let error = match self.muster.status() {
-                Ok(answer) if answer.source == "provisioner" => return Ok(()),
-                Ok(answer) => anyhow::anyhow!("answered by `{}`", answer.source),
-                Err(error) => error,
-            };
-            ensure!(
-                serve.ended().is_none() && began.elapsed() < Duration::from_secs(60),
-                "`muster serve` does not answer: {error:#}{}",
-                tail(&self.muster.folder.join("serve.log"), 8)
-            );
-            stop::pause(Duration::from_millis(300))?;
-        }
+        self.muster.wait_for_answer(serve, Duration::from_secs(60))
     }
 
     pub(super) fn admit(&self) -> Result<()> {

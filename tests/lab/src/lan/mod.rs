@@ -44,6 +44,19 @@ pub struct Plan {
     pub capture: Option<Depth>,
 }
 
+impl Plan {
+    /// As in a customer's house: their DHCP server, and a capture that samples bulk data.
+    pub fn house(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            subnet: Subnet::default(),
+            foreign_dhcp: true,
+            pxe: None,
+            capture: Some(Depth::Sampled),
+        }
+    }
+}
+
 /// Where a program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
