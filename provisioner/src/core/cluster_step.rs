@@ -49,7 +49,6 @@ impl Core {
             return Ok(());
         }
         let declared = self.servers();
-        let (wanted, addons) = self.wanted();
         let delegation = self.online.number;
         let decision = self.store.write(|tx| -> Result<Decision, CoreError> {
             expire(tx, now)?;
@@ -71,6 +70,7 @@ impl Core {
                 tx.put_signed("membership", &wire::encode(record))?;
             }
             if decision.commands.is_empty() {
+                let (wanted, addons) = self.wanted();
                 let record = decision.record.as_ref().unwrap_or(&self.record);
                 let again = |at: &u64| now.mono_ms.saturating_sub(*at) < upkeep::AGAIN_MS;
                 let recently = |subject: &str| self.upkeep.get(subject).is_some_and(again);

@@ -30,22 +30,26 @@ impl Core {
         self.compare_numbers(now, &name, true, &request.seen, request.installed)?;
         self.note_status(now, asker, &name, &request.status)?;
         let cluster = self.trust.cluster;
-        let record = self.store.write(|tx| -> Result<Record, StoreError> {
+        let record = self.store.write(|tx| -> Result<Option<Record>, StoreError> {
             note_seen(tx, now, asker, &name, |row| row.installed |= request.installed.is_some())?;
             if let Some(number) = request.installed {
                 close(tx, now, cluster, &name, asker.print(), number)?;
             }
-            let mut record = self.record.clone();
+            let mut record = None;
             for result in &request.results {
-                record.applied.extend(finish(tx, now, &name, result)?);
+                if let Some((addon, digest)) = finish(tx, now, &name, result)? {
+                    record.get_or_insert_with(|| self.record.clone()).applied.insert(addon, digest);
+                }
             }
-            if record != self.record {
-                tx.put_signed("membership", &wire::encode(&record))?;
+            if let Some(record) = &record {
+                tx.put_signed("membership", &wire::encode(record))?;
             }
             request.boxes.iter().try_for_each(|sealed| self.keep_box(tx, now, asker, &name, sealed))?;
             Ok(record)
         })?;
-        self.record = record;
+        if let Some(record) = record {
+            self.record = record;
+        }
         let server = self.config.machine(&name).is_some_and(|machine| machine.role == Role::Server);
         if let Some(report) = request.server.as_ref().filter(|_| server) {
             let heard = Heard {
