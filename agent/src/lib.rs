@@ -12,7 +12,7 @@ pub mod detect;
 /// Install, exactly once: from a held order to a disk that boots.
 pub mod install;
 
-/// Who keeps the clock, and setting it.
+/// Setting the clock.
 pub mod clock;
 /// Files that are whole whenever the power goes.
 pub mod durable;

@@ -7,6 +7,8 @@
 
 /// The statement and the certificate that carries it.
 mod certificate;
+/// Whether this machine's own time may be vouched for.
+pub mod clock;
 /// Requests over one pinned connection.
 pub mod http;
 /// rustls configurations for both sides.

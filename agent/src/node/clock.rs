@@ -2,6 +2,9 @@
 //!
 //! A real-time clock is read in whole seconds, and one that nobody keeps drifts; etcd's members may differ by a second.
 
+use crate::node::service::Service;
+use crate::node::unix_ms;
+use muster_identity::clock::is_synchronised;
 use std::collections::VecDeque;
 
 /// A crowded machine answers late now and then; of so many exchanges the quickest tells most.
@@ -11,6 +14,9 @@ const FRESH_MS: u64 = 120_000;
 const WORTH_MS: i64 = 250;
 /// How far k3s, once it runs, is taken back in time: its certificates and leases have no say in so little.
 const BACK_MS: i64 = 5000;
+
+/// k3s is first started without a clock that anybody vouches for after this.
+const WAIT_MS: u64 = 15_000;
 
 /// One exchange. The true offset lies within half the round trip of the one measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +83,42 @@ pub fn step(best: Sample, synchronised: bool, k3s_runs: bool) -> Step {
         return Step::TooFarAhead(offset_ms.saturating_abs());
     }
     Step::By(offset_ms)
+}
+
+impl Service {
+    /// Whether k3s may start by this clock: what it signs while the clock is wrong stays wrong; yet an outage of all time
+    /// sources must not become ours.
+    pub(super) fn clock_will_do(&self, now_ms: u64) -> bool {
+        self.clock_agrees || is_synchronised() || now_ms.saturating_sub(self.started_ms) >= WAIT_MS
+    }
+
+    /// Takes one exchange into account, and sets the clock where that is due.
+    pub(super) fn compare_clocks(&mut self, sample: Option<Sample>) {
+        let Some(sample) = sample else { return };
+        self.clocks.note(sample);
+        let Some(best) = self.clocks.best(sample.at_ms) else { return };
+        self.last.clock_offset_ms = Some(best.offset_ms);
+        match step(best, is_synchronised(), !self.last.unit.is_down()) {
+            Step::Leave => {
+                self.clock_agrees = true;
+                self.troubles.remove("clock");
+            }
+            Step::TooFarAhead(ms) => self.trouble_text(
+                "clock",
+                format!("the clock is ahead by {ms} ms, and k3s runs (hint: give this node an NTP server that answers, or reboot it)"),
+            ),
+            Step::By(ms) => match crate::clock::set(unix_ms().saturating_add_signed(ms)) {
+                Ok(()) => {
+                    tracing::info!(ms, "no NTP server keeps the clock: set by the provisioner's");
+                    self.clocks.forget();
+                    // Told again when it was measured again.
+                    self.last.clock_offset_ms = None;
+                    self.troubles.remove("clock");
+                }
+                Err(error) => self.trouble_text("clock", format!("the clock cannot be set: {error}")),
+            },
+        }
+    }
 }
 
 #[cfg(test)]

@@ -27,8 +27,6 @@ const STEP: Duration = Duration::from_secs(1);
 /// Design §12: status push 5 s. Servers are looked at for the membership gates, whose evidence is 5 s old at most.
 const WORKER: Duration = Duration::from_secs(5);
 const SERVER: Duration = Duration::from_secs(3);
-/// k3s is first started without a clock that anybody vouches for after this.
-const CLOCK_WAIT_MS: u64 = 15_000;
 
 /// What the last round saw, and what is remembered between rounds.
 #[derive(Debug, Default)]
@@ -55,9 +53,7 @@ pub(super) struct Last {
     /// The gate's record as the provisioner was told and answered.
     pub(super) told: Option<GateRecord>,
     pub(super) clock_offset_ms: Option<i64>,
-    /// The gate's record and k3s's data as they stood before any list was read, the record first: the gate writes it last.
-    /// A joiner that has a WAL under its record and is in no list read afterwards was evicted; with data younger than the
-    /// list it may just have been added, and the provisioner would let go of the lock.
+    /// Taken before any list is read (see `record::before`).
     pub(super) before: Option<(GateRecord, DataFacts)>,
 }
 
@@ -90,8 +86,8 @@ impl Service {
             self.last.node_elsewhere = node.or(self.last.node_elsewhere.take());
             return;
         }
-        self.last.before = match Kept::load(&self.root) {
-            Ok(kept) => Some((kept.record, record::look(&self.root).data)),
+        self.last.before = match record::before(&self.root) {
+            Ok(before) => Some(before),
             Err(error) => {
                 self.trouble("record", &error);
                 None
@@ -273,9 +269,7 @@ impl Service {
     }
 
     async fn start_k3s(&mut self, now_ms: u64) {
-        // What k3s signs while the clock is wrong stays wrong; yet an outage of all time sources must not become ours.
-        let waited_ms = now_ms.saturating_sub(self.started_ms);
-        if !self.clock_agrees && !crate::clock::is_synchronised() && waited_ms < CLOCK_WAIT_MS {
+        if !self.clock_will_do(now_ms) {
             return;
         }
         tracing::info!(unit = self.unit(), "starting");

@@ -1,7 +1,7 @@
 //! The exchange with the provisioner: what this node tells, and what it takes from the reply.
 
 use crate::node::accept::{self, NotTaken};
-use crate::node::clock::{self, Sample, Step};
+use crate::node::clock::Sample;
 use crate::node::commands::{self, Take};
 use crate::node::gate::Papers;
 use crate::node::service::{Service, Synced};
@@ -193,33 +193,6 @@ impl Service {
         self.last.pause = Some(Duration::from_millis(reply.next_ms.into()));
         self.last.node_elsewhere = reply.node.clone().or(self.last.node_elsewhere.take());
         if self.take_news(&reply) { now } else { later }
-    }
-
-    fn compare_clocks(&mut self, sample: Option<Sample>) {
-        let Some(sample) = sample else { return };
-        self.clocks.note(sample);
-        let Some(best) = self.clocks.best(sample.at_ms) else { return };
-        self.last.clock_offset_ms = Some(best.offset_ms);
-        match clock::step(best, crate::clock::is_synchronised(), !self.last.unit.is_down()) {
-            Step::Leave => {
-                self.clock_agrees = true;
-                self.troubles.remove("clock");
-            }
-            Step::TooFarAhead(ms) => self.trouble_text(
-                "clock",
-                format!("the clock is ahead by {ms} ms, and k3s runs (hint: give this node an NTP server that answers, or reboot it)"),
-            ),
-            Step::By(ms) => match crate::clock::set(unix_ms().saturating_add_signed(ms)) {
-                Ok(()) => {
-                    tracing::info!(ms, "no NTP server keeps the clock: set by the provisioner's");
-                    self.clocks.forget();
-                    // Told again when it was measured again.
-                    self.last.clock_offset_ms = None;
-                    self.troubles.remove("clock");
-                }
-                Err(error) => self.trouble_text("clock", format!("the clock cannot be set: {error}")),
-            },
-        }
     }
 
     /// Numbers of the commands that the provisioner still asks for.

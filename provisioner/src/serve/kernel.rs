@@ -1,17 +1,6 @@
-//! Two system calls that have no safe wrapper: whether the clock is synchronised, and which capabilities we keep.
+//! A system call that has no safe wrapper: which capabilities we keep.
 
 use std::io;
-
-/// The kernel's own word for it (adjtimex(2)): an NTP client keeps this up to date.
-pub fn clock_is_synchronised() -> bool {
-    // SAFETY: all-zero is a valid `timex`; modes 0 makes adjtimex only read, into a buffer that we own.
-    let (state, status) = unsafe {
-        let mut timex: libc::timex = std::mem::zeroed();
-        let state = libc::adjtimex(&raw mut timex);
-        (state, timex.status)
-    };
-    state >= 0 && state != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0
-}
 
 /// linux/capability.h
 const VERSION_3: u32 = 0x2008_0522;

@@ -1,6 +1,5 @@
 //! The core, and the time, as edges use them: one at a time, away from the reactor, because it waits for the disk.
 
-use super::kernel;
 use crate::config::meant::Clock;
 use crate::core::{Core, CoreError, Now};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +26,7 @@ impl Shared {
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, since);
         let vouched = match self.clock {
             Clock::Local => true,
-            Clock::Ntp => kernel::clock_is_synchronised(),
+            Clock::Ntp => muster_identity::clock::is_synchronised(),
         };
         Now {
             mono_ms: since(self.started.elapsed()),

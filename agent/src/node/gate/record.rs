@@ -66,6 +66,14 @@ pub fn look(root: &Root) -> Disk {
     Disk { data, wal_is_empty, member_name: member_name.filter(|name| !name.is_empty()) }
 }
 
+/// Record and data for the provisioner, to be taken before any member list is read; the record first, since the gate writes
+/// it last. A joiner that has a WAL under its record and is in no list read afterwards was evicted; with data younger than
+/// the list it may just have been added, and the provisioner would let go of the lock.
+pub fn before(root: &Root) -> Result<(GateRecord, DataFacts), StateError> {
+    let record = Kept::load(root)?.record;
+    Ok((record, look(root).data))
+}
+
 /// Moves the whole datastore out of k3s's sight, under a name that nothing uses yet. Nothing is deleted.
 pub fn move_aside(root: &Root, fence: Number) -> Result<(), StateError> {
     let db = root.path(DB);
