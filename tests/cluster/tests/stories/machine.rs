@@ -103,7 +103,7 @@ impl Machine {
         command
             .env("PATH", format!("{}:{path}", self.path("bin").display()))
             .env("MUSTER_ROOT", &self.root)
-            // The supervisor names its notify socket by its process id, which a killed one may have had.
+            // What a killed process leaves goes with the machine.
             .env("TMPDIR", self.path("tmp"))
             .env("LAB_SUPERVISOR_DIR", self.path("control"))
             .env("K3S_STANDIN_ROOT", &self.root)

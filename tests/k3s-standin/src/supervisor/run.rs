@@ -89,9 +89,10 @@ async fn supervise(options: &Options) -> anyhow::Result<()> {
     let name = options.unit.file_name().and_then(|n| n.to_str()).unwrap_or("unit.service");
     let unit = unit::parse(&text, name).with_context(|| format!("{}", options.unit.display()))?;
     let output = Output::open(options.log.as_deref()).context("opening the log")?;
-    let dir = std::env::temp_dir().join(format!("lab-supervisor-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).context("making a place for the notify socket")?;
-    let notify_path = dir.join("notify");
+    // Not named by the process id: a supervisor that was killed leaves its folder, and ids come again.
+    let dir = tempfile::Builder::new().prefix("lab-supervisor-").tempdir();
+    let dir = dir.context("making a place for the notify socket")?;
+    let notify_path = dir.path().join("notify");
     let notify = UnixDatagram::bind(&notify_path).context("binding the notify socket")?;
     let (tell, asked) = mpsc::unbounded_channel();
     if let Some(socket) = &options.control {
@@ -107,7 +108,6 @@ async fn supervise(options: &Options) -> anyhow::Result<()> {
     let mut supervisor =
         Supervisor { unit, root, env, notify, output, asked, shown, main: None, due, leave: false };
     let result = supervisor.run().await;
-    let _ = std::fs::remove_dir_all(dir);
     if let Some(socket) = &options.control {
         let _ = std::fs::remove_file(socket);
     }

@@ -81,6 +81,7 @@ impl Lab {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.ns(n)]).arg(program.as_ref());
         command
+            .env("TMPDIR", &self.dir)
             .env("K3S_STANDIN_ROOT", self.root(n))
             .env("K3S_STANDIN_ETCD", &self.etcd)
             .env("K3S_STANDIN_EXEC_LOG", self.dir.join(format!("starts{n}")));
