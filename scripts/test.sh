@@ -67,8 +67,8 @@ for name in "${tiers[@]}"; do
         ;;
     faults)
         tier faults "one machine in QEMU, and what happens to machines in cellars"
-        scripts/faults.sh --only port-4011,three-disks,power-cut
-        say "cut cables, a killed provisioner, seven power cycles and a lost store take a quarter of an hour more: make soak"
+        scripts/faults.sh --only port-4011,provisioner-killed,three-disks,power-cut,power-cycles,store-lost
+        say "cut cables: make soak"
         ;;
     *) die "unknown tier \`$name\`" "${all[*]}" ;;
     esac

@@ -10,10 +10,10 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// On a busy host some stages come late by more than the tolerance (seen: ten of 187, by up to 1.1 s, on the two arm64
-/// guests). That is shown as missed, and no failure of the run while it is at most one stage in so many, by no more than this.
-const FEW: usize = 5;
-const FAR_MS: u64 = 5000;
+/// On a busy host a guest may say late what it began (seen: four of 187, by up to 0.8 s). That is shown as missed, and no
+/// failure of the run while it is at most one stage in so many, by no more than this.
+const FEW: usize = 20;
+const FAR_MS: u64 = 2000;
 
 /// What goes into the report.
 #[derive(Debug, Default, Serialize)]
