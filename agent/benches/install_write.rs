@@ -23,8 +23,8 @@ const ROUNDS: usize = 3;
 
 fn main() {
     let folder = std::env::var("MUSTER_BENCH_DIR").map_or_else(|_| std::env::temp_dir(), PathBuf::from);
-    let folder = folder.join(format!("muster-bench-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
+    let folder = tempfile::tempdir_in(folder).unwrap();
+    let folder = folder.path();
     let raw = image();
     let (index, blob) = pack(&raw);
     let packed = folder.join("image.zst");
@@ -33,7 +33,7 @@ fn main() {
 
     let mut best = [f64::MAX; 4];
     for round in 0..ROUNDS {
-        let disk = fresh(&folder, raw.len());
+        let disk = fresh(folder, raw.len());
         let (started, cpu) = (Instant::now(), cpu_seconds());
         let script = "set -o pipefail; zstd -dcq \"$0\" | tee >(sha256sum >/dev/null) | dd of=\"$1\" bs=4M iflag=fullblock oflag=direct conv=notrunc,fsync status=none";
         let status = Command::new("bash").args(["-c", script]).args([&packed, &disk]).status().unwrap();
@@ -41,7 +41,7 @@ fn main() {
         let pipeline = started.elapsed().as_secs_f64();
         let pipeline_cpu = cpu_seconds() - cpu;
 
-        let disk = fresh(&folder, raw.len());
+        let disk = fresh(folder, raw.len());
         let slot = Slot { index: &index, start: 0, frame: FRAME_BYTES, workers: workers() };
         let mut device = BlockDevice::exclusive(&disk, 512).unwrap();
         let (started, cpu) = (Instant::now(), cpu_seconds());
@@ -71,7 +71,6 @@ fn main() {
         }
     }
     println!("best of {ROUNDS}: write at {:.2} of the pipeline's speed (budget 0.9)", best[0] / best[1]);
-    fs::remove_dir_all(&folder).unwrap();
 }
 
 /// User and system time of this process and of its ended children; steadier than the clock on a busy machine.

@@ -20,8 +20,9 @@ use muster_protocol::marker::{Marker, MarkerState};
 use muster_protocol::order::{PlanId, Wipe};
 use proptest::prelude::*;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::LazyLock;
+use tempfile::TempDir;
 
 /// What a case changes about a sound machine with a blank disk.
 struct Case {
@@ -301,11 +302,10 @@ fn a_disk_that_vanishes_mid_write_stops_the_install() {
 }
 
 /// A machine as a folder: `/sys/block` and `/proc` with one disk and one partition.
-struct Folder(PathBuf);
+struct Folder(TempDir);
 
 impl Folder {
-    fn new(name: &str) -> Self {
-        let root = std::env::temp_dir().join(format!("muster-guards-{name}-{}", std::process::id()));
+    fn new() -> Self {
         let files = [
             ("sys/block/sda/dev", "8:0\n"),
             ("sys/block/sda/ro", "0\n"),
@@ -316,42 +316,36 @@ impl Folder {
             ("proc/self/mountinfo", "22 1 0:5 / /proc rw - proc proc rw\n"),
             ("proc/swaps", "Filename Type Size Used Priority\n"),
         ];
-        let folder = Self(root);
+        let folder = Self(tempfile::tempdir().unwrap());
         for (path, text) in files {
             folder.file(path, text);
         }
         for keep in ["sys/block/sda/holders/.keep", "sys/block/sda/sda1/holders/.keep"] {
-            fs::remove_file(folder.0.join(keep)).unwrap();
+            fs::remove_file(folder.0.path().join(keep)).unwrap();
         }
         folder
     }
 
     fn file(&self, path: &str, text: &str) {
-        let path = self.0.join(path);
+        let path = self.0.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
-    }
-}
-
 #[test]
 fn uses_are_read_from_the_kernels_files() {
-    let folder = Folder::new("uses");
-    assert_eq!(in_use(&folder.0, "sda"), Vec::<String>::new());
+    let folder = Folder::new();
+    assert_eq!(in_use(folder.0.path(), "sda"), Vec::<String>::new());
     folder.file("proc/self/mountinfo", "22 1 8:1 / /srv/old\\040data rw - ext4 /dev/sda1 rw\n");
     folder.file("proc/swaps", "Filename\n/dev/sda1 partition 1 0 -2\n");
     folder.file("sys/block/sda/sda1/holders/dm-0/dev", "253:0\n");
     folder.file("sys/block/sda/ro", "1\n");
     assert_eq!(
-        in_use(&folder.0, "sda"),
+        in_use(folder.0.path(), "sda"),
         ["read-only", "sda1 is held by dm-0", "sda1 is mounted as /srv/old\\040data", "sda1 is used as swap"]
     );
-    assert_eq!(in_use(&folder.0, "sdb"), ["not listed by the kernel"]);
+    assert_eq!(in_use(folder.0.path(), "sdb"), ["not listed by the kernel"]);
     assert_eq!(in_use(Path::new("/nonexistent"), "sda"), ["not listed by the kernel"]);
 }
 

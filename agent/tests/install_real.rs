@@ -33,25 +33,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
+use tempfile::tempdir;
 
 const DISK_BYTES: u64 = 24 << 30;
-
-/// A folder that is gone afterwards.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("muster-real-{name}-{}", std::process::id()));
-        fs::create_dir_all(path.join("run")).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
-    }
-}
 
 /// A loop device with a block size of choice, detached afterwards.
 struct Loop(PathBuf);
@@ -279,15 +263,15 @@ fn judge_data(disk: &str, plan: &Plan) {
 
 #[test]
 fn a_file_becomes_a_disk_that_other_tools_accept() {
-    let folder = Folder::new("file");
-    let path = folder.0.join("disk");
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("disk");
     File::create(&path).unwrap().set_len(DISK_BYTES).unwrap();
     let world = world();
     let mut env =
         OnFile { path: path.clone(), http: Http::new(serve(world.artifacts.clone())), world: &world };
     let (outcome, events) = install(&world, &mut env);
     outcome.unwrap();
-    judge(&world, &path, 512, &folder.0);
+    judge(&world, &path, 512, folder.path());
     let steps: Vec<&str> = events
         .iter()
         .filter_map(|event| match event {
@@ -380,8 +364,8 @@ fn a_block_device_is_installed_with_either_block_size() {
         return;
     }
     for block_bytes in [512, 4096] {
-        let folder = Folder::new(&format!("loop-{block_bytes}"));
-        let file = folder.0.join("disk");
+        let folder = tempdir().unwrap();
+        let file = folder.path().join("disk");
         File::create(&file).unwrap().set_len(DISK_BYTES).unwrap();
         let device = Loop::new(&file, block_bytes).unwrap();
         let world = world();
@@ -403,7 +387,7 @@ fn a_block_device_is_installed_with_either_block_size() {
         outcome.unwrap();
         drop(machine);
         assert_eq!(double.reboots, 1);
-        judge(&world, &device.0, block_bytes, &folder.0);
+        judge(&world, &device.0, block_bytes, folder.path());
     }
 }
 
@@ -412,12 +396,12 @@ fn a_mounted_or_held_disk_cannot_even_be_opened() {
     if !losetup_works("a mounted disk") {
         return;
     }
-    let folder = Folder::new("mounted");
-    let file = folder.0.join("disk");
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("disk");
     File::create(&file).unwrap().set_len(64 << 20).unwrap();
     let device = Loop::new(&file, 512).unwrap();
     tool("mke2fs", &["-q", "-t", "ext4", device.0.to_str().unwrap()]);
-    let place = folder.0.join("mounted");
+    let place = folder.path().join("mounted");
     fs::create_dir(&place).unwrap();
     tool("mount", &[device.0.to_str().unwrap(), place.to_str().unwrap()]);
     let uses = in_use(Path::new("/"), device.name());
@@ -431,10 +415,10 @@ fn a_mounted_or_held_disk_cannot_even_be_opened() {
 
 #[test]
 fn an_immutable_variable_is_changed_and_deleted() {
-    let folder = Folder::new("efivars");
-    let vars = folder.0.join("sys/firmware/efi/efivars");
+    let folder = tempdir().unwrap();
+    let vars = folder.path().join("sys/firmware/efi/efivars");
     fs::create_dir_all(&vars).unwrap();
-    assert!(Efivars::at(&folder.0, GLOBAL).is_none(), "an empty folder is no efivarfs");
+    assert!(Efivars::at(folder.path(), GLOBAL).is_none(), "an empty folder is no efivarfs");
     let file = vars.join(format!("BootOrder-{GLOBAL}"));
     fs::write(&file, [7, 0, 0, 0, 1, 0]).unwrap();
     fs::write(vars.join("Other-00000000-0000-0000-0000-000000000000"), [7, 0, 0, 0]).unwrap();
@@ -444,7 +428,7 @@ fn an_immutable_variable_is_changed_and_deleted() {
     if !immutable {
         eprintln!("skipped: the immutable flag needs root and a file system that has it");
     }
-    let mut variables = Efivars::at(&folder.0, GLOBAL).unwrap();
+    let mut variables = Efivars::at(folder.path(), GLOBAL).unwrap();
     assert_eq!(variables.names().unwrap(), ["BootOrder"]);
     assert_eq!(variables.read("BootOrder").unwrap().unwrap(), [1, 0]);
     variables.write("BootOrder", &[2, 0]).unwrap();
@@ -459,8 +443,8 @@ fn an_immutable_variable_is_changed_and_deleted() {
 /// What real tools leave on a disk is found, named, and not empty.
 #[test]
 fn what_real_tools_make_is_named() {
-    let folder = Folder::new("tools");
-    let path = folder.0.join("disk");
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("disk");
     let text = path.to_str().unwrap().to_owned();
     let surveyed = |make: &dyn Fn(&str)| -> Contents {
         File::create(&path).unwrap().set_len(256 << 20).unwrap();

@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -58,17 +59,21 @@ fn wire_up() {
     ip("link set port0 up");
 }
 
-struct Dnsmasq(Child);
+/// Its leases are in a folder of its own.
+struct Dnsmasq {
+    child: Child,
+    _folder: TempDir,
+}
 
 impl Drop for Dnsmasq {
     fn drop(&mut self) {
-        let _gone = self.0.kill();
-        let _reaped = self.0.wait();
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 
 fn dnsmasq() -> Dnsmasq {
-    let leases = std::env::temp_dir().join(format!("muster-dnsmasq-{}", std::process::id()));
+    let folder = tempfile::tempdir().unwrap();
     let child = Command::new("dnsmasq")
         .args([
             "--no-daemon",
@@ -85,11 +90,11 @@ fn dnsmasq() -> Dnsmasq {
         ])
         .args(["--dhcp-option=option:router,10.77.0.1", "--dhcp-option=option:dns-server,10.77.0.1"])
         .args(["--dhcp-option=121,0.0.0.0/0,10.77.0.66"])
-        .arg(format!("--dhcp-leasefile={}", leases.display()))
+        .arg(format!("--dhcp-leasefile={}", folder.path().join("leases").display()))
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    Dnsmasq(child)
+    Dnsmasq { child, _folder: folder }
 }
 
 fn addresses() -> String {

@@ -32,18 +32,18 @@ impl Source for Shelf {
 
 #[test]
 fn killed_at_any_moment_it_is_healed_by_the_next_run() {
-    let dir = std::env::temp_dir().join(format!("muster-kata-kill-{}", std::process::id()));
     if let Some(root) = std::env::var_os(CHILD) {
         run(&PathBuf::from(root));
         return;
     }
-    let _absent = fs::remove_dir_all(&dir);
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
     let mut cut_short = 0;
     for moment in 0..24 {
         let root = dir.join(moment.to_string());
         let base = root.join("var/lib/muster/kata");
         fs::create_dir_all(&base).unwrap();
-        fs::write(dir.join("archive"), archive(&dir)).unwrap();
+        fs::write(dir.join("archive"), archive(dir)).unwrap();
         fs::copy(dir.join("archive"), root.join("archive")).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "killed_at_any_moment_it_is_healed_by_the_next_run"])
@@ -70,7 +70,6 @@ fn killed_at_any_moment_it_is_healed_by_the_next_run() {
         assert_eq!(fs::read_dir(&base).unwrap().count(), 2, "the version and the link, nothing else");
     }
     assert!(cut_short >= 12, "only {cut_short} kills came before the end");
-    fs::remove_dir_all(&dir).unwrap();
 }
 
 /// Whether anything changed.

@@ -16,7 +16,7 @@ fn key(seed: u8) -> SecretKey {
 
 #[tokio::test]
 async fn a_machine_is_admitted_ordered_and_installed_once() {
-    let served = Served::start("api-once").await;
+    let served = Served::start().await;
     let order = order_for(&served, &key(1), 1).await;
     assert!(matches!(claim(&served, &key(1), &order).await, ClaimAnswer::Held { .. }));
     let report =
@@ -31,7 +31,7 @@ async fn a_machine_is_admitted_ordered_and_installed_once() {
 
 #[tokio::test]
 async fn ten_machines_that_claim_one_order_at_once_give_exactly_one_holder() {
-    let served = Served::start("api-ten").await;
+    let served = Served::start().await;
     let order = order_for(&served, &key(1), 1).await;
     let mut claims = JoinSet::new();
     for seed in 1..=10_u8 {
@@ -55,7 +55,7 @@ async fn ten_machines_that_claim_one_order_at_once_give_exactly_one_holder() {
 
 #[tokio::test]
 async fn a_second_key_for_an_admitted_name_gets_nothing() {
-    let served = Served::start("api-second-key").await;
+    let served = Served::start().await;
     let order = order_for(&served, &key(1), 1).await;
     let mut second = served.agent(&key(2));
     let Answer::Wait(told) = ask(&mut second, "/agent/hello", &hello(2, 1)).await.unwrap() else { panic!() };
@@ -86,7 +86,7 @@ async fn a_second_key_for_an_admitted_name_gets_nothing() {
 
 #[tokio::test]
 async fn agents_and_operators_each_have_their_own_routes() {
-    let served = Served::start("api-roles").await;
+    let served = Served::start().await;
     let refused = served.agent(&key(1)).get("/v1/status", LIMIT).await.unwrap();
     assert_eq!(refused.status, 403);
     let refused = served.post_json("/agent/hello", "").await;
@@ -101,7 +101,7 @@ async fn agents_and_operators_each_have_their_own_routes() {
 
 #[tokio::test]
 async fn a_body_that_is_too_long_or_nonsense_is_refused_and_the_next_request_is_answered() {
-    let served = Served::start("api-bodies").await;
+    let served = Served::start().await;
     let mut client = served.agent(&key(1));
     let nonsense = client.post("/agent/hello", "x", vec![0xff; 100], LIMIT).await.unwrap();
     assert_eq!(nonsense.status, 400);
@@ -116,7 +116,7 @@ async fn a_body_that_is_too_long_or_nonsense_is_refused_and_the_next_request_is_
 
 #[tokio::test]
 async fn a_machine_of_another_cluster_does_not_come_in() {
-    let served = Served::start("api-foreign").await;
+    let served = Served::start().await;
     let mut foreign = served.trust.clone();
     foreign.cluster.0[0] ^= 1;
     let identity = muster_identity::Identity::agent(foreign.cluster, &key(1)).unwrap();
@@ -129,7 +129,7 @@ async fn a_machine_of_another_cluster_does_not_come_in() {
 
 #[tokio::test]
 async fn the_end_waits_for_no_idle_connection() {
-    let served = Served::start("api-stop").await;
+    let served = Served::start().await;
     let mut client = served.agent(&key(1));
     let _: Answer = ask(&mut client, "/agent/hello", &hello(1, 1)).await.unwrap();
     let half_open = tokio::net::TcpStream::connect(served.at).await.unwrap();

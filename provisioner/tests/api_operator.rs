@@ -16,7 +16,7 @@ fn problem(body: &[u8]) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_key_is_approved_by_its_fingerprint() {
-    let served = Served::start("op-approve").await;
+    let served = Served::start().await;
     let key = SecretKey::from_seed([1; 32]);
     let mut machine = served.agent(&key);
     let waits: Answer = ask(&mut machine, "/agent/hello", &hello(1, 1)).await.unwrap();
@@ -36,7 +36,7 @@ async fn a_key_is_approved_by_its_fingerprint() {
 
 #[tokio::test]
 async fn wrong_questions_are_answered_with_what_is_wrong() {
-    let served = Served::start("op-wrong").await;
+    let served = Served::start().await;
     for (path, body, status) in [
         ("/v1/admission", r#"{"minutes":0}"#, 422),
         ("/v1/admission", r#"{"minutes":"x"}"#, 400),
@@ -60,7 +60,7 @@ async fn wrong_questions_are_answered_with_what_is_wrong() {
 
 #[tokio::test]
 async fn the_roster_is_signed_and_lists_the_operator() {
-    let served = Served::start("op-roster").await;
+    let served = Served::start().await;
     let answer = served.operator().get("/v1/roster", LIMIT).await.unwrap();
     let signed: Signed<Roster> = wire::decode(&answer.body).unwrap();
     let roster = signed.verify(By::Online(&served.trust), &Listener::default()).unwrap().into_inner();
@@ -72,7 +72,7 @@ async fn the_roster_is_signed_and_lists_the_operator() {
 
 #[tokio::test]
 async fn an_image_is_registered_only_with_its_file_in_place() {
-    let served = Served::start("op-images").await;
+    let served = Served::start().await;
     let images = served.get_json("/v1/images").await;
     assert_eq!(images.as_array().unwrap().len(), 4);
     let mut row = images[0].clone();

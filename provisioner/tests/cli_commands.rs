@@ -1,18 +1,16 @@
 //! The real binary: exit codes, messages, what goes where.
 #![allow(clippy::unwrap_used, reason = "a test ends where its expectation does")]
 
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use tempfile::{TempDir, tempdir};
 
-struct Home(PathBuf);
+struct Home(TempDir);
 
 impl Home {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("muster-cli-{name}-{}", std::process::id()));
-        let _leftover = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
+    fn new() -> Self {
+        let folder = tempdir().unwrap();
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/cluster.toml");
-        std::fs::copy(example, folder.join("cluster.toml")).unwrap();
+        std::fs::copy(example, folder.path().join("cluster.toml")).unwrap();
         Self(folder)
     }
 
@@ -20,10 +18,10 @@ impl Home {
         let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
         command
             .args(args)
-            .current_dir(&self.0)
+            .current_dir(self.0.path())
             .env_clear()
-            .env("MUSTER_STATE", self.0.join("state"))
-            .env("XDG_STATE_HOME", self.0.join("xdg"))
+            .env("MUSTER_STATE", self.0.path().join("state"))
+            .env("XDG_STATE_HOME", self.0.path().join("xdg"))
             // A port on which nobody listens, so that nothing outside the test answers.
             .env("MUSTER_SERVER", "127.0.0.1:1");
         command
@@ -36,23 +34,18 @@ impl Home {
     }
 }
 
-impl Drop for Home {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            let _gone = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
-
 #[test]
 fn check_accepts_the_example_and_shows_every_fault_of_another() {
-    let home = Home::new("check");
+    let home = Home::new();
     let (code, out, err) = home.run(&["check"]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.contains("7 machines, 3 of them servers"), "{out}");
-    let text = std::fs::read_to_string(home.0.join("cluster.toml")).unwrap();
-    std::fs::write(home.0.join("cluster.toml"), text.replace("role = \"worker\"", "rolle = \"worker\""))
-        .unwrap();
+    let text = std::fs::read_to_string(home.0.path().join("cluster.toml")).unwrap();
+    std::fs::write(
+        home.0.path().join("cluster.toml"),
+        text.replace("role = \"worker\"", "rolle = \"worker\""),
+    )
+    .unwrap();
     let (code, out, err) = home.run(&["check"]);
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(
@@ -65,8 +58,8 @@ fn check_accepts_the_example_and_shows_every_fault_of_another() {
 
 #[test]
 fn a_missing_configuration_says_where_it_was_looked_for() {
-    let home = Home::new("no-config");
-    std::fs::remove_file(home.0.join("cluster.toml")).unwrap();
+    let home = Home::new();
+    std::fs::remove_file(home.0.path().join("cluster.toml")).unwrap();
     if std::path::Path::new("/etc/muster/cluster.toml").exists() {
         eprintln!("SKIP: this host has /etc/muster/cluster.toml");
         return;
@@ -79,7 +72,7 @@ fn a_missing_configuration_says_where_it_was_looked_for() {
 #[test]
 fn init_makes_private_keys_once() {
     use std::os::unix::fs::PermissionsExt;
-    let home = Home::new("init");
+    let home = Home::new();
     let (code, out, err) = home.run(&["init"]);
     assert_eq!(code, 0, "{err}");
     assert_eq!(out.trim().len(), 32, "the cluster's id is the data: {out}");
@@ -90,25 +83,25 @@ fn init_makes_private_keys_once() {
         "state/keys/recovery.key",
         "xdg/muster/sharpi/operator.key",
     ] {
-        let mode = std::fs::metadata(home.0.join(file)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(home.0.path().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
-        let key = std::fs::read_to_string(home.0.join(file)).unwrap();
+        let key = std::fs::read_to_string(home.0.path().join(file)).unwrap();
         assert!(!err.contains(key.trim()) && !out.contains(key.trim()), "{file} is shown");
     }
-    let before = std::fs::read(home.0.join("state/trust")).unwrap();
+    let before = std::fs::read(home.0.path().join("state/trust")).unwrap();
     let (code, _, err) = home.run(&["init"]);
     assert_eq!(code, 1);
     assert!(err.contains("already"), "{err}");
-    std::fs::remove_dir_all(home.0.join("xdg")).unwrap();
+    std::fs::remove_dir_all(home.0.path().join("xdg")).unwrap();
     let (code, _, err) = home.run(&["init"]);
     assert_eq!(code, 1);
     assert!(err.contains("left as it is"), "{err}");
-    assert_eq!(std::fs::read(home.0.join("state/trust")).unwrap(), before);
+    assert_eq!(std::fs::read(home.0.path().join("state/trust")).unwrap(), before);
 }
 
 #[test]
 fn exit_codes_tell_what_kind_of_failure_it_was() {
-    let home = Home::new("codes");
+    let home = Home::new();
     assert_eq!(home.run(&["no-such-command"]).0, 2);
     assert_eq!(home.run(&["node", "show", "NOT_A_NAME"]).0, 2);
     assert_eq!(home.run(&["admission", "open", "--for", "soon"]).0, 2);
@@ -129,7 +122,7 @@ fn exit_codes_tell_what_kind_of_failure_it_was() {
 
 #[test]
 fn a_closed_pipe_is_success() {
-    let home = Home::new("pipe");
+    let home = Home::new();
     let mut child = home.command(&["check"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
@@ -139,16 +132,16 @@ fn a_closed_pipe_is_success() {
 
 #[test]
 fn kata_and_k3s_are_registered_with_what_is_not_real_about_them() {
-    let home = Home::new("image");
+    let home = Home::new();
     assert_eq!(home.run(&["init"]).0, 0);
-    let k3s = home.0.join("k3s");
+    let k3s = home.0.path().join("k3s");
     std::fs::create_dir_all(&k3s).unwrap();
     std::fs::write(k3s.join("k3s"), "#!/bin/sh\n").unwrap();
     std::fs::write(k3s.join("etcd"), "x").unwrap();
     std::fs::write(k3s.join("STAND-IN"), "k3s is a stand-in\n").unwrap();
     let (code, _, err) = home.run(&["image", "build", "--k3s", k3s.to_str().unwrap()]);
     assert_eq!((code, err.as_str()), (0, ""));
-    let archive = home.0.join("kata-static-arm64.tar.zst");
+    let archive = home.0.path().join("kata-static-arm64.tar.zst");
     std::fs::write(&archive, "not really").unwrap();
     assert_eq!(home.run(&["image", "build", "--kata", archive.to_str().unwrap()]).0, 0);
     let (code, out, _) = home.run(&["image", "list", "-o", "json"]);
@@ -164,7 +157,7 @@ fn kata_and_k3s_are_registered_with_what_is_not_real_about_them() {
     assert!(
         rows.iter().any(|row| row["kind"] == "kata" && row["arch"] == "aarch64" && row["version"] == "4.1.0")
     );
-    let agent = home.0.join("agent");
+    let agent = home.0.path().join("agent");
     std::fs::write(&agent, "#!/bin/sh\n").unwrap();
     let (code, _, err) =
         home.run(&["image", "build", "--netboot", "nowhere", "--agent", agent.to_str().unwrap()]);

@@ -208,12 +208,12 @@ mod tests {
 
     #[test]
     fn a_machine_id_is_made_once() {
-        let path = std::env::temp_dir().join(format!("muster-machine-id-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("machine-id");
         machine_id(&path).unwrap();
         let first = fs::read_to_string(&path).unwrap();
         assert_eq!(first.trim().len(), 32);
         machine_id(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), first);
-        fs::remove_file(path).unwrap();
     }
 }

@@ -49,8 +49,8 @@ mod tests {
 
     #[test]
     fn what_is_there_stays_and_the_rest_comes() {
-        let scratch = std::env::temp_dir().join(format!("muster-skeleton-{}", std::process::id()));
-        let (from, to) = (scratch.join("from"), scratch.join("to"));
+        let scratch = tempfile::tempdir().unwrap();
+        let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
         fs::create_dir_all(from.join("lib/dpkg")).unwrap();
         fs::create_dir_all(to.join("lib")).unwrap();
         fs::write(from.join("lib/dpkg/status"), "new").unwrap();
@@ -63,6 +63,5 @@ mod tests {
         assert_eq!(fs::read_to_string(to.join("lib/dpkg/status")).unwrap(), "new");
         assert_eq!(fs::read_link(to.join("run")).unwrap(), Path::new("/run"));
         assert_eq!(fill(&from, &to).unwrap(), 0, "a second time changes nothing");
-        fs::remove_dir_all(scratch).unwrap();
     }
 }

@@ -141,16 +141,17 @@ fn identity(file: &File) -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::{NamedTempFile, TempPath};
 
-    fn file(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("muster-blockdev-{name}-{}", std::process::id()));
-        File::create(&path).unwrap().set_len(16 << 20).unwrap();
-        path
+    fn file() -> TempPath {
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(16 << 20).unwrap();
+        file.into_temp_path()
     }
 
     #[test]
     fn what_is_written_is_read_back_across_transfers() {
-        let path = file("transfers");
+        let path = file();
         let mut disk = BlockDevice::exclusive(&path, 512).unwrap();
         let bytes: Vec<u8> = (0..5 << 20).map(|at: u32| at.to_le_bytes()[1]).collect();
         disk.write_at(4096, &bytes).unwrap();
@@ -159,25 +160,22 @@ mod tests {
         disk.read_at(4096, &mut back).unwrap();
         assert!(back == bytes);
         assert_eq!(disk.size(), 16 << 20);
-        std::fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn a_disk_that_is_exchanged_while_it_is_lent_is_refused() {
-        let path = file("lent");
+        let path = file();
         let mut disk = BlockDevice::exclusive(&path, 512).unwrap();
-        let other = file("other");
+        let other = file();
         let error = disk.lend(&mut |path| std::fs::rename(&other, path)).unwrap_err();
         assert!(error.to_string().contains("another disk"), "{error}");
         assert!(disk.write_at(0, &[0; 512]).is_err());
-        std::fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn a_disk_to_be_looked_at_cannot_be_written() {
-        let path = file("read-only");
+        let path = file();
         let mut disk = BlockDevice::read_only(&path, 512).unwrap();
         assert!(disk.write_at(0, &[1; 512]).is_err());
-        std::fs::remove_file(path).unwrap();
     }
 }

@@ -11,29 +11,23 @@ use muster_protocol::signed::{Delegation, OnlineKey, Signed, Statement, Trust};
 use muster_protocol::status::{EtcdSeen, Evidence, K3sSeen, State, Status};
 use std::net::Ipv4Addr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, Ordering};
+use tempfile::TempDir;
 
 /// A folder of its own, gone when dropped.
-pub(crate) struct Scratch(Root);
+pub(crate) struct Scratch {
+    root: Root,
+    _folder: TempDir,
+}
 
 pub(crate) fn scratch() -> Scratch {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("muster-node-{}-{count}", std::process::id()));
-    std::fs::create_dir_all(&path).unwrap();
-    Scratch(Root::new(path))
+    let folder = tempfile::tempdir().unwrap();
+    Scratch { root: Root::new(folder.path()), _folder: folder }
 }
 
 impl Deref for Scratch {
     type Target = Root;
     fn deref(&self) -> &Root {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _left_behind = std::fs::remove_dir_all(self.0.as_path());
+        &self.root
     }
 }
 

@@ -94,21 +94,22 @@ impl Published {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::{NamedTempFile, TempPath};
 
     fn digest(n: u8) -> Digest {
         Digest([n; 32])
     }
 
-    fn file(name: &str, bytes: &[u8]) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("muster-published-{}-{name}", std::process::id()));
-        std::fs::write(&path, bytes).unwrap();
-        path
+    fn file(bytes: &[u8]) -> TempPath {
+        let file = NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file.into_temp_path()
     }
 
     #[test]
     fn a_name_is_looked_up_and_nothing_else() {
         let published = Published::default();
-        let path = file("lookup", b"abc");
+        let path = file(b"abc");
         published.publish("boot.efi", &path, 3, digest(1));
         let first = published.open("boot.efi").unwrap();
         let second = published.open("boot.efi").unwrap();
@@ -118,25 +119,24 @@ mod tests {
         }
         published.withdraw("boot.efi");
         assert!(matches!(published.open("boot.efi"), Err(NotServed::Unknown)));
-        std::fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn a_file_that_changed_its_size_is_not_served() {
         let published = Published::default();
-        let path = file("changed", b"abcd");
+        let path = file(b"abcd");
         published.publish("a", &path, 3, digest(1));
         assert!(matches!(published.open("a"), Err(NotServed::Changed { .. })));
-        std::fs::remove_file(&path).unwrap();
+        path.close().unwrap();
         assert!(matches!(published.open("a"), Err(NotServed::Open { .. })));
-        published.publish("dir", &std::env::temp_dir(), 3, digest(1));
+        published.publish("dir", Path::new("/"), 3, digest(1));
         assert!(matches!(published.open("dir"), Err(NotServed::Open { .. })));
     }
 
     #[test]
     fn a_new_file_under_a_name_does_not_disturb_the_old_one() {
         let published = Published::default();
-        let (old, new) = (file("old", b"old"), file("new", b"newer"));
+        let (old, new) = (file(b"old"), file(b"newer"));
         published.publish("a", &old, 3, digest(1));
         let before = published.open("a").unwrap();
         published.publish("a", &new, 5, digest(2));
@@ -144,8 +144,5 @@ mod tests {
         assert_eq!((before.size, before.digest), (3, digest(1)));
         assert_eq!((after.size, after.digest), (5, digest(2)));
         assert_eq!(before.file.metadata().unwrap().len(), 3);
-        for path in [old, new] {
-            std::fs::remove_file(path).unwrap();
-        }
     }
 }

@@ -9,8 +9,9 @@ use super::{Common, Output, print};
 use crate::config;
 use crate::config::meant::Config;
 use crate::image::{base, compose, pack};
-use crate::store::artifacts::{put_bytes, put_file, register, word};
+use crate::store::artifacts::{self, put_bytes, put_file, register, word};
 use crate::store::keys::read_trust;
+use crate::store::partial::Partial;
 use crate::store::rows::{ARTIFACTS, ArtifactFile, ArtifactKind, ArtifactRow};
 use crate::store::state_dir::StateDir;
 use crate::store::{Read, Store, StoreError};
@@ -19,7 +20,7 @@ use clap::{Args, Subcommand};
 use muster_protocol::ids::Arch;
 use muster_protocol::wire;
 use serde::Deserialize;
-use std::io::{BufReader, BufWriter, Read as _};
+use std::io::{BufReader, BufWriter, IntoInnerError, Read as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -315,13 +316,13 @@ fn node_image(build: &Build, image: &Path, folder: &Path) -> anyhow::Result<Arti
         .with_context(|| format!("the node image's version is not known\nhint: --image-version, {hint}"))?;
     let about = pack::About { arch, version: version.clone(), kernel_release: release.clone() };
     let raw = std::fs::File::open(image).with_context(|| format!("cannot open `{}`", image.display()))?;
-    std::fs::create_dir_all(folder)?;
-    let packed = folder.join(format!(".packing-{}", std::process::id()));
-    let mut blob = BufWriter::with_capacity(1 << 20, std::fs::File::create(&packed)?);
-    let index = pack::pack(about, &mut BufReader::with_capacity(1 << 20, raw), &mut blob)?;
-    drop(blob);
-    let blob = put_file(folder, &packed, "blob", 0o644)?;
-    std::fs::remove_file(&packed)?;
+    let mut packed = BufWriter::with_capacity(1 << 20, Partial::create(folder)?);
+    let index = pack::pack(about, &mut BufReader::with_capacity(1 << 20, raw), &mut packed)?;
+    packed
+        .into_inner()
+        .map_err(IntoInnerError::into_error)?
+        .persist(&artifacts::path(folder, &index.blob))?;
+    let blob = ArtifactFile { path: "blob".into(), mode: 0o644, digest: index.blob, bytes: index.blob_bytes };
     let index = put_bytes(folder, &wire::encode(&index), "index", 0o644)?;
     Ok(ArtifactRow {
         kernel_release: Some(release),

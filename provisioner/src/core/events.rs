@@ -42,10 +42,8 @@ mod tests {
 
     #[test]
     fn the_oldest_events_are_dropped_and_machines_do_not_mix() {
-        let folder = std::env::temp_dir().join(format!("muster-events-{}", std::process::id()));
-        let _leftover = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        let store = Store::create(&folder.join("store.redb")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::create(&folder.path().join("store.redb")).unwrap();
         store
             .write(|tx| {
                 (0..KEPT as u64 + 20)

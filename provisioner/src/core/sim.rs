@@ -18,7 +18,8 @@ use muster_protocol::signed::{By, Listener, Signed, Trust};
 use muster_protocol::status::{Evidence, State, Status};
 use muster_protocol::sync::{Claim, ClaimAnswer, SyncReply, SyncRequest};
 use muster_protocol::wire;
-use std::path::PathBuf;
+use std::path::Path;
+use tempfile::TempDir;
 
 pub(super) const TOML: &str = r#"
 [cluster]
@@ -60,7 +61,7 @@ install = "auto"
 "#;
 
 pub(super) struct World {
-    pub(super) folder: PathBuf,
+    folder: TempDir,
     pub(super) state: StateDir,
     pub(super) trust: Trust,
     pub(super) operator: SecretKey,
@@ -69,16 +70,19 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("muster-core-{name}-{}", std::process::id()));
-        let _leftover = std::fs::remove_dir_all(&folder);
-        let state = StateDir::new(folder.join("state"));
+    pub(super) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path().join("state"));
         let operator = SecretKey::from_seed([0xa1; 32]);
         let alice = Operator { name: "alice".into(), key: operator.public() };
         let trust = found(&state, "lab", alice, 1_000_000).unwrap();
         let core = open(&state, &trust, &state.store());
         let now = Now { mono_ms: 1_000, unix_ms: 2_000_000_000, clock: true };
         Self { folder, state, trust, operator, core, now }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Lets time pass.
@@ -97,7 +101,7 @@ impl World {
 
     /// A core on a copy of the file as it is at this moment, while the first still has it open.
     pub(super) fn killed_now(&self, name: &str) -> Core {
-        let copy = self.folder.join(format!("{name}.redb"));
+        let copy = self.folder().join(format!("{name}.redb"));
         std::fs::copy(self.state.store(), &copy).unwrap();
         open(&self.state, &self.trust, &copy)
     }
@@ -172,7 +176,7 @@ impl World {
     }
 }
 
-pub(super) fn open(state: &StateDir, trust: &Trust, store: &std::path::Path) -> Core {
+pub(super) fn open(state: &StateDir, trust: &Trust, store: &Path) -> Core {
     Core::open(Parts {
         store: Store::open(store).unwrap(),
         config: config::parse("cluster.toml", TOML).unwrap(),

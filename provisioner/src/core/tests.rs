@@ -14,7 +14,7 @@ fn name(text: &str) -> NodeName {
 
 #[test]
 fn a_declared_machine_waits_for_approval_and_is_ordered_after_it() {
-    let mut world = World::new("approve").with_artifacts();
+    let mut world = World::new().with_artifacts();
     let machine = Sim::new(1, 1);
     assert_eq!(world.wait_code(&machine), wait::NOT_ADMITTED);
     let key = machine.key.public().fingerprint();
@@ -26,7 +26,7 @@ fn a_declared_machine_waits_for_approval_and_is_ordered_after_it() {
 
 #[test]
 fn a_key_that_never_asked_cannot_be_approved() {
-    let mut world = World::new("never-asked");
+    let mut world = World::new();
     let key = Sim::new(9, 1).key.public().fingerprint();
     let refused = world.core.approve(world.now, world.person(), &name("s1"), key, false);
     assert!(matches!(refused, Err(Refusal::NoSuchKey { .. })));
@@ -36,7 +36,7 @@ fn a_key_that_never_asked_cannot_be_approved() {
 
 #[test]
 fn in_a_window_the_first_key_of_each_machine_is_taken_and_a_second_gets_nothing() {
-    let mut world = World::new("window").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let (first, mut second) = (Sim::new(1, 1), Sim::new(2, 1));
     let order = world.order(&first);
@@ -53,7 +53,7 @@ fn in_a_window_the_first_key_of_each_machine_is_taken_and_a_second_gets_nothing(
 
 #[test]
 fn a_closed_or_expired_window_takes_nobody() {
-    let mut world = World::new("window-closed");
+    let mut world = World::new();
     world.open_window();
     world.core.close_window(world.now, world.person()).unwrap();
     assert_eq!(world.wait_code(&Sim::new(1, 1)), wait::NOT_ADMITTED);
@@ -65,7 +65,7 @@ fn a_closed_or_expired_window_takes_nobody() {
 
 #[test]
 fn two_live_machines_with_one_mac_are_both_stopped() {
-    let mut world = World::new("two-live").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let (a, b) = (Sim::new(1, 1), Sim::new(2, 1));
     let order = world.order(&a);
@@ -78,7 +78,7 @@ fn two_live_machines_with_one_mac_are_both_stopped() {
 
 #[test]
 fn ten_claims_of_one_order_hold_it_once_and_ten_other_keys_get_nothing() {
-    let mut world = World::new("ten-claims").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let machine = Sim::new(1, 1);
     let order = world.order(&machine);
@@ -97,7 +97,7 @@ fn ten_claims_of_one_order_hold_it_once_and_ten_other_keys_get_nothing() {
 
 #[test]
 fn a_claim_for_another_disk_is_refused() {
-    let mut world = World::new("claim-disk").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let machine = Sim::new(1, 1);
     let mut order = world.order(&machine);
@@ -107,7 +107,7 @@ fn a_claim_for_another_disk_is_refused() {
 
 #[test]
 fn the_same_order_is_given_again_until_the_disk_says_installed() {
-    let mut world = World::new("same-order").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let mut machine = Sim::new(1, 1);
     let order = world.order(&machine);
@@ -124,7 +124,7 @@ fn the_same_order_is_given_again_until_the_disk_says_installed() {
 
 #[test]
 fn what_was_answered_is_remembered_by_a_copy_of_the_file_at_that_moment() {
-    let mut world = World::new("killed").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let mut machine = Sim::new(1, 1);
     let order = world.order(&machine);
@@ -154,11 +154,11 @@ fn what_was_answered_is_remembered_by_a_copy_of_the_file_at_that_moment() {
 
 #[test]
 fn an_old_copy_of_the_store_freezes_orders_and_cluster_steps() {
-    let mut world = World::new("old-copy").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let (mut first, second) = (Sim::new(1, 1), Sim::new(2, 2));
     world.hello(&second);
-    let old = world.folder.join("old.redb");
+    let old = world.folder().join("old.redb");
     std::fs::copy(world.state.store(), &old).unwrap();
     let order = world.order(&first);
     world.claim(&first, &order);
@@ -190,7 +190,7 @@ fn an_old_copy_of_the_store_freezes_orders_and_cluster_steps() {
 
 #[test]
 fn a_strangers_high_numbers_freeze_for_a_while_only() {
-    let mut world = World::new("rumour").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     world.hello(&Sim::new(1, 1));
     let mut liar = Sim::new(9, 1);
@@ -203,7 +203,7 @@ fn a_strangers_high_numbers_freeze_for_a_while_only() {
 
 #[test]
 fn a_store_deleted_while_machines_are_installed_lets_them_boot_on() {
-    let mut world = World::new("deleted");
+    let mut world = World::new();
     let mut machine = Sim::new(1, 1);
     let order = Number { delegation: 1, generation: 0, n: 500 };
     machine.install(&world.trust.clone(), order);
@@ -215,7 +215,7 @@ fn a_store_deleted_while_machines_are_installed_lets_them_boot_on() {
 
 #[test]
 fn a_second_provisioner_stops_orders_until_it_is_gone() {
-    let mut world = World::new("second").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     world.core.second_provisioner(world.now, std::net::IpAddr::from([10, 77, 0, 9]));
     assert_eq!(world.wait_code(&Sim::new(1, 1)), wait::FROZEN);
@@ -225,7 +225,7 @@ fn a_second_provisioner_stops_orders_until_it_is_gone() {
 
 #[test]
 fn a_disk_with_data_needs_the_plan_id_that_was_shown() {
-    let mut world = World::new("plan").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let mut machine = Sim::new(1, 1);
     let contents = machine.inventory.disks[0].contents.as_mut().unwrap();
@@ -242,7 +242,7 @@ fn a_disk_with_data_needs_the_plan_id_that_was_shown() {
 
 #[test]
 fn an_operators_order_supersedes_a_held_one_with_a_higher_number() {
-    let mut world = World::new("supersede").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let mut machine = Sim::new(1, 1);
     let old = world.order(&machine);
@@ -258,7 +258,7 @@ fn an_operators_order_supersedes_a_held_one_with_a_higher_number() {
 
 #[test]
 fn a_lost_key_is_replaced_before_install_and_not_by_accident_after_it() {
-    let mut world = World::new("lost-key").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let mut old = Sim::new(1, 1);
     let order = world.order(&old);
@@ -283,7 +283,7 @@ fn a_lost_key_is_replaced_before_install_and_not_by_accident_after_it() {
 
 #[test]
 fn a_flood_of_keys_does_not_push_out_one_that_is_alive() {
-    let mut world = World::new("flood");
+    let mut world = World::new();
     let machine = Sim::new(1, 1);
     world.hello(&machine);
     for seed in 20..60 {

@@ -11,7 +11,7 @@ use muster_protocol::sync::Report;
 
 #[test]
 fn a_manifest_gets_a_new_number_only_when_its_content_changes() {
-    let mut world = World::new("manifest").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let mut machine = Sim::new(1, 1);
     let order = world.order(&machine);
@@ -36,7 +36,7 @@ fn a_manifest_gets_a_new_number_only_when_its_content_changes() {
 
 #[test]
 fn no_time_is_signed_without_a_sane_clock() {
-    let mut world = World::new("clock").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let machine = Sim::new(1, 1);
     world.hello(&machine);
@@ -64,7 +64,7 @@ fn blank_report() -> ServerReport {
 
 #[test]
 fn only_the_first_server_gets_the_init_grant_and_only_after_all_have_answered() {
-    let mut world = World::new("init").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let servers: Vec<Sim> = (1..=3).map(|n| Sim::new(n, n)).collect();
     for server in &servers {
@@ -91,7 +91,7 @@ fn only_the_first_server_gets_the_init_grant_and_only_after_all_have_answered() 
 
 #[test]
 fn boxes_are_relayed_to_whom_they_are_for_and_no_secret_is_in_the_store() {
-    let mut world = World::new("boxes").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let (server, other, worker) = (Sim::new(1, 1), Sim::new(2, 2), Sim::new(4, 4));
     for machine in [&server, &other, &worker] {
@@ -154,7 +154,7 @@ impl rand_core::TryCryptoRng for Counter {}
 
 #[test]
 fn the_picture_shows_states_stages_and_silence() {
-    let mut world = World::new("picture").with_artifacts();
+    let mut world = World::new().with_artifacts();
     world.open_window();
     let machine = Sim::new(1, 1);
     world.order(&machine);

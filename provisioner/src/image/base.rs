@@ -77,10 +77,11 @@ fn checked(folder: &Path, name: &'static str, manifest: &Manifest) -> Result<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::TempDir;
 
-    fn folder(test: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("muster-base-{}-{test}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+    fn folder() -> TempDir {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path();
         let mut files = Vec::new();
         for name in ["linux", "initrd.base.zst", "stub.efi", "systemd-boot.efi"] {
             std::fs::write(folder.join(name), name).unwrap();
@@ -91,24 +92,24 @@ mod tests {
             files.join(",")
         );
         std::fs::write(folder.join("manifest.json"), manifest).unwrap();
-        folder
+        temporary
     }
 
     #[test]
     fn a_whole_folder_is_read() {
-        let folder = folder("whole");
-        let base = read(&folder).unwrap();
+        let folder = folder();
+        let base = read(folder.path()).unwrap();
         assert_eq!((base.arch, base.kernel_release.as_str()), (Arch::Aarch64, "6.12.1-arm64"));
         assert_eq!(base.loader, b"systemd-boot.efi");
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn a_changed_file_is_refused() {
-        let folder = folder("changed");
-        std::fs::write(folder.join("linux"), "linu").unwrap();
-        assert!(matches!(read(&folder), Err(BaseError::Digest { path, .. }) if path.ends_with("linux")));
-        std::fs::remove_dir_all(folder).unwrap();
+        let folder = folder();
+        std::fs::write(folder.path().join("linux"), "linu").unwrap();
+        assert!(
+            matches!(read(folder.path()), Err(BaseError::Digest { path, .. }) if path.ends_with("linux"))
+        );
     }
 
     #[test]

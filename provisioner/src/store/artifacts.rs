@@ -3,6 +3,7 @@
 //! A file is complete under its name or it is not there: written aside, flushed, renamed. Older artifacts stay, because
 //! a disk may hold a system that was made from them.
 
+use super::partial::Partial;
 use super::rows::{ARTIFACTS, ArtifactFile, ArtifactKind, ArtifactRow};
 use super::{Read, StoreError, Tx};
 use muster_protocol::ids::{Arch, Digest};
@@ -36,9 +37,7 @@ fn put(
     mode: u32,
     mut read: impl FnMut(&mut [u8]) -> Result<usize, StoreError>,
 ) -> Result<ArtifactFile, StoreError> {
-    std::fs::create_dir_all(folder).map_err(failed(folder))?;
-    let partial = folder.join(format!(".partial-{}-{}", std::process::id(), name.replace('/', "-")));
-    let mut to = std::fs::File::create(&partial).map_err(failed(&partial))?;
+    let mut to = Partial::create(folder).map_err(failed(folder))?;
     let mut hash = sha2::Sha256::new();
     let mut chunk = vec![0; 256 << 10];
     let mut bytes = 0;
@@ -48,17 +47,12 @@ fn put(
             break;
         }
         hash.update(&chunk[..n]);
-        to.write_all(&chunk[..n]).map_err(failed(&partial))?;
+        to.write_all(&chunk[..n]).map_err(failed(to.path()))?;
         bytes += n as u64;
     }
     let digest = Digest(hash.finalize().into());
     let complete = path(folder, &digest);
-    // Whoever serves it may be another user than whoever registered it, whatever the umask.
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    std::fs::set_permissions(&partial, readable).map_err(failed(&partial))?;
-    to.sync_all().map_err(failed(&partial))?;
-    std::fs::rename(&partial, &complete).map_err(failed(&complete))?;
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))?;
+    to.persist(&complete).map_err(failed(&complete))?;
     Ok(ArtifactFile { path: name.into(), mode, digest, bytes })
 }
 
@@ -118,13 +112,12 @@ mod tests {
 
     #[test]
     fn a_registered_artifact_is_found_and_the_newest_wins() {
-        let folder = std::env::temp_dir().join(format!("muster-artifacts-{}", std::process::id()));
-        let _leftover = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let store = Store::create(&folder.join("store.redb")).unwrap();
         for (content, at) in [("old", 1), ("new", 2)] {
-            let file = put_bytes(&folder, content.as_bytes(), "boot.efi", 0o644).unwrap();
-            assert_eq!(std::fs::read(path(&folder, &file.digest)).unwrap(), content.as_bytes());
+            let file = put_bytes(folder, content.as_bytes(), "boot.efi", 0o644).unwrap();
+            assert_eq!(std::fs::read(path(folder, &file.digest)).unwrap(), content.as_bytes());
             let row = ArtifactRow {
                 kind: ArtifactKind::Uki,
                 arch: Arch::X86_64,
@@ -134,7 +127,7 @@ mod tests {
                 stand_in: None,
                 registered_unix_ms: at,
             };
-            store.write(|tx| register(tx, &folder, &row)).unwrap();
+            store.write(|tx| register(tx, folder, &row)).unwrap();
         }
         let view = store.view().unwrap();
         let found = latest(&view, ArtifactKind::Uki, Arch::X86_64, None).unwrap().unwrap();
@@ -144,9 +137,8 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_not_registered() {
-        let folder = std::env::temp_dir().join(format!("muster-artifacts-missing-{}", std::process::id()));
-        let _leftover = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let store = Store::create(&folder.join("store.redb")).unwrap();
         let file = ArtifactFile { path: "x".into(), mode: 0, digest: Digest([1; 32]), bytes: 1 };
         let row = ArtifactRow {
@@ -158,6 +150,6 @@ mod tests {
             stand_in: None,
             registered_unix_ms: 0,
         };
-        assert!(store.write(|tx| register(tx, &folder, &row)).is_err());
+        assert!(store.write(|tx| register(tx, folder, &row)).is_err());
     }
 }

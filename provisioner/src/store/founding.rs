@@ -101,18 +101,17 @@ mod tests {
 
     #[test]
     fn a_founded_state_can_be_read_back_and_is_not_founded_twice() {
-        let folder = std::env::temp_dir().join(format!("muster-founding-{}", std::process::id()));
-        let _leftover = std::fs::remove_dir_all(&folder);
-        let state = StateDir::new(&folder);
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path().join("state"));
         let trust = found(&state, "lab", alice(), 1_000).unwrap();
         assert_eq!(read_trust(&state.trust()).unwrap(), trust);
         assert_eq!(read_online(&state, &trust).unwrap().number, 1);
         assert!(matches!(found(&state, "lab", alice(), 1_000), Err(FoundingError::Exists { .. })));
         // A lost store is no free place, and says so.
-        std::fs::rename(state.store(), folder.join("away")).unwrap();
+        std::fs::rename(state.store(), folder.path().join("away")).unwrap();
         assert!(matches!(found(&state, "lab", alice(), 1_000), Err(FoundingError::StoreLost { .. })));
         assert!(matches!(Store::open(&state.store()), Err(StoreError::Lost { .. })));
-        std::fs::rename(folder.join("away"), state.store()).unwrap();
+        std::fs::rename(folder.path().join("away"), state.store()).unwrap();
         // Root and recovery are meant to be taken away.
         std::fs::remove_file(state.key("root")).unwrap();
         std::fs::remove_file(state.key("recovery")).unwrap();
@@ -122,9 +121,8 @@ mod tests {
     #[test]
     fn a_key_that_others_can_read_is_refused() {
         use std::os::unix::fs::PermissionsExt;
-        let folder = std::env::temp_dir().join(format!("muster-open-key-{}", std::process::id()));
-        let _leftover = std::fs::remove_dir_all(&folder);
-        let state = StateDir::new(&folder);
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path().join("state"));
         found(&state, "lab", alice(), 1_000).unwrap();
         let path = state.key("online");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();

@@ -9,6 +9,8 @@ pub mod artifacts;
 pub mod founding;
 /// The provisioner's and the operator's keys on disk.
 pub mod keys;
+/// Written beside its place, then renamed.
+pub mod partial;
 /// What a row holds.
 pub mod rows;
 /// Where things are below the state directory.
@@ -315,17 +317,12 @@ pub fn dump(view: &View) -> Result<Vec<u8>, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("muster-store-{name}-{}", std::process::id()));
-        let _leftover = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        folder
-    }
+    use tempfile::tempdir;
 
     #[test]
     fn numbers_rise_across_reopening() {
-        let path = folder("numbers").join("store.redb");
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("store.redb");
         let first = Store::create(&path).unwrap();
         let one = first.write(|tx| tx.fresh(3)).unwrap();
         drop(first);
@@ -335,7 +332,8 @@ mod tests {
 
     #[test]
     fn a_failed_transaction_leaves_nothing_behind() {
-        let store = Store::create(&folder("failed").join("store.redb")).unwrap();
+        let folder = tempdir().unwrap();
+        let store = Store::create(&folder.path().join("store.redb")).unwrap();
         let failed: Result<(), StoreError> = store.write(|tx| {
             tx.fresh(0)?;
             Err(StoreError::Missing { path: PathBuf::new() })
@@ -346,7 +344,8 @@ mod tests {
 
     #[test]
     fn a_second_writer_is_told_who_holds_the_store() {
-        let path = folder("second").join("store.redb");
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("store.redb");
         let _first = Store::create(&path).unwrap();
         let error = Store::open(&path).err().unwrap().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
@@ -354,7 +353,8 @@ mod tests {
 
     #[test]
     fn a_copy_taken_while_it_is_written_opens_with_whole_transactions_only() {
-        let folder = folder("copy");
+        let folder = tempdir().unwrap();
+        let folder = folder.path();
         let store = Store::create(&folder.join("store.redb")).unwrap();
         for round in 0..20_u64 {
             store
@@ -381,7 +381,8 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_refused_without_a_panic() {
-        let path = folder("damaged").join("store.redb");
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("store.redb");
         std::fs::write(&path, vec![0x5a; 20_000]).unwrap();
         assert!(Store::open(&path).is_err());
     }

@@ -24,8 +24,8 @@ use muster_protocol::status::{Evidence, State, Status};
 use muster_protocol::sync::{Claim, ClaimAnswer};
 use muster_protocol::wire::{self, Versioned};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -54,28 +54,8 @@ role = "worker"
 mac = ["02:00:00:00:00:02"]
 "#;
 
-/// A directory that is removed when the test ends well.
-pub(crate) struct Folder(pub(crate) PathBuf);
-
-impl Folder {
-    pub(crate) fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("muster-{name}-{}", std::process::id()));
-        let _leftover = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            let _gone = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
-
 pub(crate) struct Served {
-    pub(crate) folder: Folder,
+    pub(crate) folder: TempDir,
     pub(crate) trust: Trust,
     pub(crate) operator: SecretKey,
     pub(crate) at: SocketAddr,
@@ -85,9 +65,9 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(crate) async fn start(name: &str) -> Self {
-        let folder = Folder::new(name);
-        let state = StateDir::new(folder.0.join("state"));
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path().join("state"));
         let operator = SecretKey::from_seed([0xa1; 32]);
         let alice = Operator { name: "alice".into(), key: operator.public() };
         let trust = found(&state, "lab", alice, 1_000_000).unwrap();

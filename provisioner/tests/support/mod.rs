@@ -24,6 +24,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use tempfile::TempDir;
 use tokio::sync::{mpsc::UnboundedReceiver, oneshot, watch};
 
 /// Whether tests with namespaces can run here; says why not.
@@ -310,18 +311,15 @@ impl Drop for Running {
 }
 
 /// A folder that is gone when this is dropped.
-pub struct Folder(PathBuf);
+pub struct Folder(TempDir);
 
 impl Folder {
     pub fn new() -> Self {
-        let name = format!("muster-netboot-{}-{}", std::process::id(), LANS.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
+        Self(tempfile::tempdir().unwrap())
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.0.path().join(name)
     }
 
     /// A file of pseudo-random bytes, published under its name.
@@ -331,12 +329,6 @@ impl Folder {
         std::fs::write(&path, &bytes).unwrap();
         published.publish(name, &path, size as u64, Digest::of(&bytes));
         bytes
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

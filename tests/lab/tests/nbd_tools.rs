@@ -5,17 +5,16 @@
 mod support;
 
 use muster_lab::nbd::{CACHE_LIMIT, Disk};
-use std::path::PathBuf;
 use std::process::Command;
+use tempfile::TempDir;
 
 const SIZE: u64 = 64 << 20;
 
-fn disk(test: &str) -> (PathBuf, Disk) {
-    let folder = support::folder(test);
-    // the temporary folder's path may be too long for a socket
-    let socket = std::env::temp_dir().join(format!("muster-lab-{}-{test}.sock", std::process::id()));
-    let _ = std::fs::remove_file(&socket);
-    let disk = Disk::start(&socket, &folder.join("disk"), SIZE, CACHE_LIMIT).unwrap();
+fn disk(test: &str) -> (TempDir, Disk) {
+    // The socket's path must be short, the disk may be long.
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, file) = (folder.path().join("socket"), support::folder(test).join("disk"));
+    let disk = Disk::start(&socket, &file, SIZE, CACHE_LIMIT).unwrap();
     (folder, disk)
 }
 
@@ -44,7 +43,7 @@ fn qemu_reads_what_it_wrote_and_zeroed_and_trimmed() {
     if !support::can("qemu_reads_what_it_wrote_and_zeroed_and_trimmed", false, &["qemu-io"]) {
         return;
     }
-    let (_, disk) = disk("rw");
+    let (_folder, disk) = disk("rw");
     qemu_io(
         &disk,
         &[
@@ -77,13 +76,13 @@ fn an_image_goes_in_and_out_unchanged() {
     let (folder, disk) = disk("image");
     let image: Vec<u8> =
         (0..SIZE as usize).map(|n| if n % 3_000_000 < 1_000_000 { 0 } else { (n / 512) as u8 }).collect();
-    std::fs::write(folder.join("in"), &image).unwrap();
+    std::fs::write(folder.path().join("in"), &image).unwrap();
     let url = format!("nbd+unix:///?socket={}", disk.socket().display());
     let mut convert = Command::new("qemu-img");
-    convert.args(["convert", "-n", "-f", "raw", "-O", "raw"]).arg(folder.join("in")).arg(&url);
+    convert.args(["convert", "-n", "-f", "raw", "-O", "raw"]).arg(folder.path().join("in")).arg(&url);
     output(convert);
     let mut compare = Command::new("qemu-img");
-    compare.args(["compare", "-f", "raw", "-F", "raw"]).arg(folder.join("in")).arg(&url);
+    compare.args(["compare", "-f", "raw", "-F", "raw"]).arg(folder.path().join("in")).arg(&url);
     output(compare);
 }
 
@@ -92,7 +91,7 @@ fn a_killed_qemu_loses_only_what_it_had_not_flushed() {
     if !support::can("a_killed_qemu_loses_only_what_it_had_not_flushed", false, &["qemu-io"]) {
         return;
     }
-    let (_, disk) = disk("cut");
+    let (_folder, disk) = disk("cut");
     let mut flushed_kept = 0;
     let mut unflushed_lost = 0;
     for seed in 0..8 {
@@ -123,7 +122,7 @@ fn nbdinfo_likes_the_export() {
     if !support::can("nbdinfo_likes_the_export", false, &["nbdinfo"]) {
         return;
     }
-    let (_, disk) = disk("info");
+    let (_folder, disk) = disk("info");
     let url = format!("nbd+unix:///?socket={}", disk.socket().display());
     let mut info = Command::new("nbdinfo");
     info.arg(&url);

@@ -145,11 +145,8 @@ mod tests {
     /// Sends `count` blocks of a file of `size` bytes and gives what arrived.
     fn sent(segmentation: bool, size: usize, block: u16, first: u64, count: u16) -> Vec<Vec<u8>> {
         let bytes: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).unwrap()).collect();
-        let path =
-            std::env::temp_dir().join(format!("muster-batch-{}-{size}-{segmentation}", std::process::id()));
-        File::create(&path).unwrap().write_all(&bytes).unwrap();
-        let file = File::open(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         let std::net::SocketAddr::V4(peer) = client.local_addr().unwrap() else { panic!("not IPv4") };

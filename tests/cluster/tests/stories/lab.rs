@@ -1,7 +1,7 @@
 //! The whole: a provisioner, machines that are installed and off, a watch over etcd; and the words in which stories are told.
 
 use crate::home::{Home, role};
-use crate::lan::{FOLDER, Lan, address, on};
+use crate::lan::{Lan, address, on};
 use crate::machine::{Machine, name};
 use crate::parts::Parts;
 use crate::watch::{Watch, is_changing};
@@ -11,8 +11,9 @@ use muster_protocol::etcd::{EtcdMember, GateRecord, OwnMember};
 use muster_protocol::ids::Role;
 use muster_protocol::status::{State, Status};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// For any one thing to become so: many times of what it takes here.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -23,22 +24,9 @@ pub(crate) struct Lab {
     machines: BTreeMap<u8, Machine>,
     pub(crate) home: Home,
     lan: Lan,
-    folder: Folder,
+    folder: TempDir,
     story: char,
     began: Instant,
-}
-
-/// Gone when the story ends well; a later run removes it otherwise.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("kept: {}", self.0.display());
-        } else {
-            let _absent = std::fs::remove_dir_all(&self.0);
-        }
-    }
 }
 
 impl Lab {
@@ -47,14 +35,13 @@ impl Lab {
         let parts = Parts::found()?;
         let began = Instant::now();
         let lan = Lan::new(story, machines);
-        let folder = Folder(std::env::temp_dir().join(format!("{FOLDER}{}{story}", std::process::id())));
-        let _leftover = std::fs::remove_dir_all(&folder.0);
-        let mut home = Home::founded(folder.0.join("muster"), &parts, lan.hub(), machines);
+        let folder = tempfile::Builder::new().prefix("muster-cluster-").tempdir().unwrap();
+        let mut home = Home::founded(folder.path().join("muster"), &parts, lan.hub(), machines);
         home.register(&parts);
         home.serve();
         home.must(&["admission", "open", "--for", "30m"]);
         let installed = |n: u8| {
-            let root = folder.0.join(name(n).as_str());
+            let root = folder.path().join(name(n).as_str());
             (n, Machine::installed(n, root, lan.machine(n), &parts, &home))
         };
         let machines: BTreeMap<u8, Machine> = (1..=machines).map(installed).collect();
@@ -74,7 +61,7 @@ impl Lab {
     }
 
     pub(crate) fn folder(&self) -> &Path {
-        &self.folder.0
+        self.folder.path()
     }
 
     pub(crate) fn power_on(&mut self, n: u8) {
@@ -219,6 +206,8 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.picture());
+            self.folder.disable_cleanup(true);
+            eprintln!("kept: {}", self.folder.path().display());
         }
     }
 }

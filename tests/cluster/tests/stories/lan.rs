@@ -123,13 +123,4 @@ fn remove_leftovers() {
             let _absent = Command::new("ip").args(["netns", "del", &name]).status();
         }
     }
-    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if pid(&name, FOLDER).is_some_and(|pid| gone(&pid)) {
-            let _absent = fs::remove_dir_all(entry.path());
-        }
-    }
 }
-
-/// Start of the name of a run's folder.
-pub(crate) const FOLDER: &str = "muster-cluster-";

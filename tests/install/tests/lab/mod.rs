@@ -189,10 +189,11 @@ fn kept() -> PathBuf {
         .clone()
 }
 
-/// Of runs that have ended: nobody is told when a test binary's statics go.
+/// Of runs that have ended, our process id's former owner included: nobody is told when a test binary's statics go.
 fn remove_leftovers(all: &Path) {
     for entry in std::fs::read_dir(all).into_iter().flatten().flatten() {
-        if !Path::new("/proc").join(entry.file_name()).exists() {
+        let process = entry.file_name();
+        if process == *std::process::id().to_string() || !Path::new("/proc").join(process).exists() {
             std::fs::remove_dir_all(entry.path()).unwrap();
         }
     }

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn the_file_remembers_and_guards_by_revision() {
-        let file = std::env::temp_dir().join(format!("standin-state-{}.db", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("state.db");
         let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
         rt.block_on(async {
             let store = Store::File(FileStore::open(&file).unwrap());
@@ -131,6 +132,5 @@ mod tests {
             assert_eq!(again.get("/registry/a").await.unwrap().unwrap().value, b"1");
             assert!(again.delete("/registry/a").await.unwrap());
         });
-        std::fs::remove_file(&file).unwrap();
     }
 }

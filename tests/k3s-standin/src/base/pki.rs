@@ -173,14 +173,13 @@ mod tests {
 
     #[test]
     fn a_ca_read_back_is_the_same_issuer() {
-        let dir = std::env::temp_dir().join(format!("standin-pki-{}", std::process::id()));
-        let stem = dir.join("server-ca");
+        let dir = tempfile::tempdir().unwrap();
+        let stem = dir.path().join("server-ca");
         let made = Authority::ensure(&stem, "k3s-server-ca").unwrap();
         let read = Authority::ensure(&stem, "k3s-server-ca").unwrap();
         assert_eq!(made.pem, read.pem);
         let (crt, _) = read.leaf(&Leaf { name: "x", group: Some("g"), sans: &["127.0.0.1".into()] }).unwrap();
         let der = CertificateDer::from_pem_slice(crt.as_bytes()).unwrap();
         assert_eq!(common_name(&der).as_deref(), Some("x"));
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -249,8 +249,8 @@ mod tests {
 
     #[test]
     fn without_an_agent_token_the_agent_s_file_is_a_link() {
-        let root = std::env::temp_dir().join(format!("standin-tokens-{}", std::process::id()));
-        let paths = Paths::new(&root, None);
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::new(root.path(), None);
         let mut secrets = Secrets { server: "s".into(), agent: None, ca_pem: "x".into() };
         write_tokens(&paths, &secrets).unwrap();
         let agent = paths.server().join("agent-token");
@@ -258,6 +258,5 @@ mod tests {
         secrets.agent = Some("a".into());
         write_tokens(&paths, &secrets).unwrap();
         assert!(!agent.is_symlink() && std::fs::read_to_string(agent).unwrap().ends_with("::node:a\n"));
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

@@ -118,23 +118,23 @@ mod tests {
 
     #[test]
     fn five_backups_are_kept() {
-        let db = std::env::temp_dir().join(format!("standin-backups-{}", std::process::id()));
+        let db = tempfile::tempdir().unwrap();
+        let db = db.path();
         for n in 1..=6 {
             std::fs::create_dir_all(db.join(format!("etcd-backup-100000000{n}"))).unwrap();
         }
         std::fs::create_dir_all(db.join("etcd")).unwrap();
         let to = move_aside(&db.join("etcd")).unwrap();
         assert!(to.exists() && !db.join("etcd").exists());
-        assert_eq!(std::fs::read_dir(&db).unwrap().count(), BACKUPS);
-        std::fs::remove_dir_all(db).unwrap();
+        assert_eq!(std::fs::read_dir(db).unwrap().count(), BACKUPS);
     }
 
     #[test]
     fn a_member_name_is_kept() {
-        let file = std::env::temp_dir().join(format!("standin-name-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("name");
         let name = own_name(&file, "mini-pc-1").unwrap();
         assert!(name.starts_with("mini-pc-1-") && name.len() == "mini-pc-1-".len() + 8);
         assert_eq!(own_name(&file, "mini-pc-1").unwrap(), name);
-        std::fs::remove_file(file).unwrap();
     }
 }

@@ -108,10 +108,6 @@ fn address(url: &str) -> String {
 mod tests {
     use super::*;
 
-    fn file(name: &str) -> PathBuf {
-        std::env::temp_dir().join(format!("standin-lb-{name}-{}", std::process::id()))
-    }
-
     #[test]
     fn the_recorded_state_comes_back_unchanged() {
         let text = include_str!("../../fixtures/objects/k3s-agent-load-balancer.json");
@@ -121,22 +117,22 @@ mod tests {
 
     #[test]
     fn a_stored_list_counts_only_for_the_same_server() {
-        let file = file("stored");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("stored");
         std::fs::write(&file, include_str!("../../fixtures/objects/k3s-agent-load-balancer.json")).unwrap();
         assert_eq!(Balancer::open(&file, "https://10.99.0.12:6443").candidates().len(), 3);
         assert_eq!(Balancer::open(&file, "https://10.99.0.11:6443").candidates(), ["10.99.0.11:6443"]);
-        std::fs::remove_file(file).unwrap();
     }
 
     #[test]
     fn the_server_that_works_is_asked_first() {
-        let file = file("prefer");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("prefer");
         let balancer = Balancer::open(&file, "https://a:6443");
         balancer.update(&["a:6443".into(), "b:6443".into()]).unwrap();
         balancer.prefer("b:6443");
         assert_eq!(balancer.candidates(), ["b:6443", "a:6443"]);
         balancer.update(&["b:6443".into()]).unwrap();
         assert_eq!(balancer.candidates(), ["b:6443", "a:6443"]);
-        std::fs::remove_file(file).unwrap();
     }
 }

@@ -158,16 +158,17 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::TempDir;
 
-    fn console(name: &str) -> Console {
-        let file = std::env::temp_dir().join(format!("muster-lab-{}-{name}.console", std::process::id()));
-        let _ = std::fs::remove_file(&file);
-        Console::open(&file).unwrap()
+    fn console() -> (TempDir, Console) {
+        let folder = tempfile::tempdir().unwrap();
+        let console = Console::open(&folder.path().join("console")).unwrap();
+        (folder, console)
     }
 
     #[test]
     fn a_wait_ends_when_the_words_come() {
-        let console = console("wait");
+        let (_folder, console) = console();
         let (read, mut write) = std::io::pipe().unwrap();
         console.follow(read, None).unwrap();
         let waiting = std::thread::spawn({
@@ -180,7 +181,7 @@ mod tests {
 
     #[test]
     fn words_from_before_the_mark_do_not_count_and_an_ended_machine_ends_the_wait() {
-        let console = console("mark");
+        let (_folder, console) = console();
         let (read, mut write) = std::io::pipe().unwrap();
         console.follow(read, None).unwrap();
         write.write_all(b"first boot\n").unwrap();

@@ -2,24 +2,26 @@
 
 use super::*;
 use std::os::unix::fs::FileExt;
+use tempfile::TempDir;
 
-fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("muster-lab-{}-{name}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(folder.join("provisioner/keys")).unwrap();
-    std::fs::write(folder.join("provisioner/keys/root.key"), format!("{}\n", "a1b2c3d4".repeat(8))).unwrap();
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("provisioner/keys")).unwrap();
+    std::fs::write(folder.path().join("provisioner/keys/root.key"), format!("{}\n", "a1b2c3d4".repeat(8)))
+        .unwrap();
     folder
 }
 
 #[test]
 fn a_key_in_its_own_file_is_at_home_and_a_copy_of_it_is_found() {
-    let folder = folder("canary");
-    let clean = search(&folder, &[], &|_| false).unwrap();
+    let folder = folder();
+    let folder = folder.path();
+    let clean = search(folder, &[], &|_| false).unwrap();
     assert_eq!((clean.secrets, clean.allowed, clean.found.len()), (1, 1, 0));
     let raw = unhex("a1b2c3d4".repeat(8).as_bytes()).unwrap();
     std::fs::write(folder.join("provisioner/store.redb"), [vec![0; 77], raw].concat()).unwrap();
     std::fs::write(folder.join("serve.log"), format!("key={}", "A1B2C3D4".repeat(8))).unwrap();
-    let found = search(&folder, &[], &|_| false).unwrap().found;
+    let found = search(folder, &[], &|_| false).unwrap().found;
     assert_eq!(
         found,
         [
@@ -27,20 +29,19 @@ fn a_key_in_its_own_file_is_at_home_and_a_copy_of_it_is_found() {
             "root key stands upper hex in serve.log at byte 4"
         ]
     );
-    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
 fn a_hit_behind_a_hole_has_its_place_in_the_whole_file() {
-    let folder = folder("holes");
+    let folder = folder();
+    let folder = folder.path();
     let file = File::create(folder.join("a.disk9")).unwrap();
     let raw = unhex("a1b2c3d4".repeat(8).as_bytes()).unwrap();
     file.write_all_at(&raw, (3 << 30) + 5).unwrap();
     file.set_len(8 << 30).unwrap();
-    let canary = search(&folder, &[], &|_| false).unwrap();
+    let canary = search(folder, &[], &|_| false).unwrap();
     assert_eq!(canary.found, ["root key stands as it is in a.disk9 at byte 3221225477"]);
     assert!(canary.bytes < 1 << 20);
-    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
@@ -87,15 +88,16 @@ const PASSWORD: &str = "3f825f97ce8290beeb49776f9c248455d580e63bb430976ec80a9c2b
 
 #[test]
 fn a_token_is_at_home_on_a_server_and_found_on_a_worker_by_path_or_block() {
-    let folder = folder("disks");
+    let folder = folder();
+    let folder = folder.path();
     let full = format!("K10{}::server:{PASSWORD}\n", "ab".repeat(32));
     let agent = format!("K10{}::node:{}\n", "ab".repeat(32), "77889900aabbccdd".repeat(4));
     let tokens: [(&str, &[u8]); 3] =
         [(SERVER_TOKEN, full.as_bytes()), (AGENT_TOKEN, agent.as_bytes()), (NODE_KEY, &[7; 32])];
-    disk(&folder, "s", &tokens);
-    disk(&folder, "w", &[(NODE_KEY, &[8; 32]), ("/lib/leak", full.as_bytes())]);
+    disk(folder, "s", &tokens);
+    disk(folder, "w", &[(NODE_KEY, &[8; 32]), ("/lib/leak", full.as_bytes())]);
     let machines = [machine("s", "server"), machine("w", "worker")];
-    let canary = search(&folder, &machines, &|_| true).unwrap();
+    let canary = search(folder, &machines, &|_| true).unwrap();
     // root key, two node keys, two tokens; each in one place, but for the leak
     assert_eq!((canary.secrets, canary.allowed, canary.found.len()), (5, 5, 1), "{:?}", canary.found);
     let found = &canary.found[0];
@@ -105,17 +107,16 @@ fn a_token_is_at_home_on_a_server_and_found_on_a_worker_by_path_or_block() {
     // what a deleted file left behind: a block that nobody has
     let disk = File::options().write(true).open(folder.join("w.disk0")).unwrap();
     disk.write_all_at(&unhex(PASSWORD.as_bytes()).unwrap(), (1 << 20) + 8000 * 4096 + 9).unwrap();
-    let found = search(&folder, &machines, &|_| true).unwrap().found;
+    let found = search(folder, &machines, &|_| true).unwrap().found;
     assert!(found[1].ends_with("(block 8000 of the data partition, which no file has now)"), "{found:?}");
-    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
 fn a_ready_machine_whose_secrets_cannot_be_read_proves_nothing() {
-    let folder = folder("unread");
-    disk(&folder, "s", &[("/lib/x", b"nothing here")]);
-    let found = search(&folder, &[machine("s", "server")], &|_| true).unwrap().found;
+    let folder = folder();
+    let folder = folder.path();
+    disk(folder, "s", &[("/lib/x", b"nothing here")]);
+    let found = search(folder, &[machine("s", "server")], &|_| true).unwrap().found;
     assert_eq!(found.len(), 3, "{found:?}");
     assert!(found.iter().all(|found| found.ends_with("so its search proves nothing")), "{found:?}");
-    std::fs::remove_dir_all(folder).unwrap();
 }
