@@ -22,7 +22,7 @@ pub(super) fn run(common: &Common) -> Result<(), Failure> {
     run::run(config, &StateDir::new(&common.state)).map_err(|error| {
         let missing = error
             .downcast_ref::<StoreError>()
-            .is_some_and(|error| matches!(error, StoreError::Missing { .. }));
+            .is_some_and(|error| matches!(error, StoreError::Missing { .. } | StoreError::Lost { .. }));
         Failure::new(if missing { Code::NotFound } else { Code::Failed }, error)
     })
 }

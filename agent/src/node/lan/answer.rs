@@ -1,8 +1,8 @@
 //! Whether a question over UDP is answered, when, and with what. Pure.
 //!
-//! Answered is only what is signed by an operator of the roster, asked from this link, within a minute, and not before;
-//! the answer is never larger than the question, and comes after a random delay scaled by the fleet, so that a thousand
-//! agents do not answer in the same microsecond.
+//! Answered is only what is signed by an operator of the roster, asked from this link, not before, and within a minute
+//! where our clock is kept; the answer is never larger than the question, and comes after a random delay scaled by the
+//! fleet, so that a thousand agents do not answer in the same microsecond.
 
 use muster_protocol::ids::{ClusterId, NodeName};
 use muster_protocol::keys::{PublicKey, SecretKey};
@@ -49,7 +49,7 @@ pub struct Asked<'a> {
     pub bytes: &'a [u8],
     pub from: Ipv4Addr,
     pub on_link: bool,
-    /// Unix milliseconds; `None` while our clock is below the image's build epoch.
+    /// Unix milliseconds; `None` while our clock cannot judge.
     pub now_ms: Option<u64>,
 }
 

@@ -3,6 +3,7 @@
 use crate::node::lan::Board;
 use crate::node::lan::answer::{Asked, Ignored, Nonces, answer, consider, delay};
 use crate::node::unix_ms;
+use muster_identity::clock::is_synchronised;
 use muster_protocol::lan::{MAX_PACKET, PORT};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -73,9 +74,15 @@ fn hear(
     let IpAddr::V4(from) = from.ip() else { return Err(Ignored::OffLink { from: Ipv4Addr::UNSPECIFIED }) };
     // Without a roster nobody is an operator.
     let roster = board.roster().ok_or(Ignored::NotAnOperator)?;
-    let now_ms = Some(unix_ms()).filter(|now| now / 1000 >= board.trust.build_epoch);
+    let now_ms = judge(unix_ms(), board.trust.build_epoch, is_synchronised());
     let asked = Asked { bytes, from, on_link: is_on_link(from), now_ms };
     consider(asked, board.cluster(), &roster, nonces)
+}
+
+/// The time by which a question's age is judged. Where no NTP client keeps the clock it is no judge: after a power
+/// failure, with the provisioner down and a dead battery, is when the question must be answered.
+fn judge(now_ms: u64, build_epoch: u64, synchronised: bool) -> Option<u64> {
+    (synchronised && now_ms / 1000 >= build_epoch).then_some(now_ms)
 }
 
 /// Whether an address belongs to one of our own networks.
@@ -98,6 +105,13 @@ fn is_on_link(from: Ipv4Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_nobody_keeps_does_not_judge() {
+        assert_eq!(judge(2_000_000, 1000, true), Some(2_000_000));
+        assert_eq!(judge(2_000_000, 1000, false), None);
+        assert_eq!(judge(999_999, 1000, true), None);
+    }
 
     #[test]
     fn loopback_is_on_link_and_the_world_is_not() {

@@ -22,7 +22,7 @@ pub(super) fn tell(site: &mut Site<'_>, base: &Base) -> Result<Told> {
     let (code, _) = site.muster.ask(&["serve"], Duration::from_secs(20))?;
     let log = std::fs::read_to_string(site.muster.log())?;
     ensure!(
-        code == Some(NOT_FOUND) && log.contains("there is no store at"),
+        code == Some(NOT_FOUND) && log.contains("store.redb` is lost"),
         "`muster serve` without a store left with {code:?}"
     );
     // and nobody founds a second cluster over the keys of the first
