@@ -25,4 +25,28 @@ say "TFTP, TFTP with loss, and HTTP beside dnsmasq, tftpd-hpa, atftpd and nginx 
 cargo bench --locked --package muster --bench netboot || missed=1
 say "install write, beside the shell's own pipeline"
 cargo bench --locked --package muster-agent --bench install_write
+report=target/demo/report.json
+if [ -f "$report" ]; then
+    python3 - "$report" <<'END' || missed=1
+import json, math, sys
+report = json.load(open(sys.argv[1]))
+times = sorted(report.get("lan_status_ms", []))
+if not times:
+    print("LAN status of the last demo: its report has no times")
+    sys.exit(0)
+p95 = times[math.ceil(len(times) * 0.95) - 1]
+met = p95 <= 250
+print(f"LAN status, p95 of {len(times)}, {len(report['machines'])} guests of the last demo: {p95:.0f} ms   "
+      f"budget 250 ms   {'met' if met else 'MISSED'}")
+sys.exit(not met)
+END
+else
+    say "no $report: \`make demo\` writes one, with the times of twenty questions to its guests"
+fi
+say "one machine from the power button to \`waiting\`, three times"
+cargo build --quiet --locked --package muster-lab --bin lab
+median=$("${CARGO_TARGET_DIR:-target}/debug/lab" waiting --runs 3 | tee /dev/stderr | sed -n 's/^median \([0-9.]*\) s$/\1/p')
+awk -v seen="${median:-999}" 'BEGIN {
+    printf "power-on to waiting, median      %6.1f s   budget 25 s   %s\n", seen, seen <= 25 ? "met" : "MISSED"
+    exit seen > 25 }' || missed=1
 [ "$missed" = 0 ] || say "some budgets are missed: the tables say which"

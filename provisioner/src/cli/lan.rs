@@ -22,6 +22,9 @@ use tokio::time::{Instant, timeout_at};
 /// When the missing are asked again, and when no more answers are waited for.
 const ROUNDS: &[Duration] =
     &[Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1500)];
+/// Agents answer after a random delay of at most so much for each node of the fleet, and never more than the second.
+const SPREAD_PER_NODE: Duration = Duration::from_micros(150);
+const MOST_SPREAD: Duration = Duration::from_millis(1500);
 const FULL: Duration = Duration::from_secs(3);
 
 pub(super) fn picture(credential: &Credential, roster: &Roster, full: bool) -> anyhow::Result<Picture> {
@@ -35,14 +38,14 @@ pub(super) fn picture(credential: &Credential, roster: &Roster, full: bool) -> a
 }
 
 type Briefs = BTreeMap<String, (Brief, SocketAddr)>;
+type Members<'a> = BTreeMap<&'a str, &'a Member>;
 
 async fn ask(credential: &Credential, roster: &Roster) -> anyhow::Result<Briefs> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     socket.set_broadcast(true)?;
-    let mut nonce = [0; 16];
-    getrandom::fill(&mut nonce)
-        .map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
-    let question = question(credential, roster, nonce);
+    let members: Members = roster.nodes.iter().map(|member| (member.name.as_str(), member)).collect();
+    let networks = networks();
+    let mut nonces = Vec::new();
     let mut briefs = Briefs::new();
     let mut buffer = [0; 2048];
     for (round, wait) in ROUNDS.iter().enumerate() {
@@ -51,14 +54,24 @@ async fn ask(credential: &Credential, roster: &Roster) -> anyhow::Result<Briefs>
         if missing.is_empty() {
             break;
         }
-        send(&socket, &question, &missing, round == 0).await;
-        let end = Instant::now() + *wait;
+        // An agent takes a nonce once, and the lost packet may have been its answer.
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce)
+            .map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
+        nonces.push(nonce);
+        let question = question(credential, missing.len(), nonce);
+        for address in addressees(&networks, &missing, round == 0) {
+            if let Err(error) = socket.send_to(&question, (address, PORT)).await {
+                tracing::debug!(%error, %address, "not asked");
+            }
+        }
+        let end = Instant::now() + *wait + spread(missing.len());
         while briefs.len() < roster.nodes.len()
             && let Ok(received) = timeout_at(end, socket.recv_from(&mut buffer)).await
         {
             // A closed port somewhere is told as an error of this socket; the others may still answer.
             let Ok((length, from)) = received else { continue };
-            if let Some(brief) = believe(credential, roster, nonce, &buffer[..length]) {
+            if let Some(brief) = believe(credential, &members, &nonces, &buffer[..length]) {
                 briefs.insert(brief.node.to_string(), (brief, from));
             }
         }
@@ -66,14 +79,19 @@ async fn ask(credential: &Credential, roster: &Roster) -> anyhow::Result<Briefs>
     Ok(briefs)
 }
 
+/// How long answers may still come because so many agents do not speak at once.
+fn spread(asked: usize) -> Duration {
+    SPREAD_PER_NODE.saturating_mul(u32::try_from(asked).unwrap_or(u32::MAX)).min(MOST_SPREAD)
+}
+
 /// As long as the longest answer: an agent never sends more than it was asked with.
-fn question(credential: &Credential, roster: &Roster, nonce: [u8; 16]) -> Vec<u8> {
+fn question(credential: &Credential, fleet: usize, nonce: [u8; 16]) -> Vec<u8> {
     let packet = |padding: usize| {
         let question = Question {
             nonce,
             operator: credential.key.public().fingerprint(),
             asked_at_ms: now_unix_ms(),
-            fleet: u32::try_from(roster.nodes.len()).unwrap_or(u32::MAX),
+            fleet: u32::try_from(fleet).unwrap_or(u32::MAX),
             padding: vec![0; padding],
         };
         wire::encode(&Packet::Ask(Signed::by_key(credential.trust.cluster, &credential.key, &question)))
@@ -83,28 +101,50 @@ fn question(credential: &Credential, roster: &Roster, nonce: [u8; 16]) -> Vec<u8
     packet(MAX_PACKET.saturating_sub(bare + 4))
 }
 
-/// To every network first, and to each missing node by its last address.
-async fn send(socket: &UdpSocket, question: &[u8], missing: &[&Member], first: bool) {
-    let mut to: BTreeSet<Ipv4Addr> = missing.iter().filter_map(|node| node.address).collect();
-    if first {
-        to.insert(Ipv4Addr::BROADCAST);
-        let entries = getifaddrs().into_iter().flatten();
-        to.extend(entries.filter_map(|entry| Some(entry.broadcast?.as_sockaddr_in()?.ip())));
-    }
-    for address in to {
-        if let Err(error) = socket.send_to(question, (address, PORT)).await {
-            tracing::debug!(%error, %address, "not asked");
-        }
+/// One of this computer's networks.
+struct Subnet {
+    address: Ipv4Addr,
+    mask: Ipv4Addr,
+    broadcast: Ipv4Addr,
+}
+
+impl Subnet {
+    fn holds(&self, other: Ipv4Addr) -> bool {
+        self.address & self.mask == other & self.mask
     }
 }
 
+fn networks() -> Vec<Subnet> {
+    let entries = getifaddrs().into_iter().flatten();
+    let subnet = |entry: nix::ifaddrs::InterfaceAddress| {
+        let ip = |storage: Option<nix::sys::socket::SockaddrStorage>| Some(storage?.as_sockaddr_in()?.ip());
+        Some(Subnet {
+            address: ip(entry.address)?,
+            mask: ip(entry.netmask)?,
+            broadcast: ip(entry.broadcast)?,
+        })
+    };
+    entries.filter_map(subnet).collect()
+}
+
+/// First every network, and by unicast who is on none of them; then each missing node by its last address, for a
+/// network may drop broadcasts. A fleet is not asked twice at once: each question costs an agent a signature.
+fn addressees(networks: &[Subnet], missing: &[&Member], first: bool) -> BTreeSet<Ipv4Addr> {
+    let known = missing.iter().filter_map(|node| node.address);
+    if !first {
+        return known.collect();
+    }
+    let far = known.filter(|address| !networks.iter().any(|network| network.holds(*address)));
+    far.chain(networks.iter().map(|network| network.broadcast)).chain([Ipv4Addr::BROADCAST]).collect()
+}
+
 /// The answer, if the node that it names has signed it, to this question.
-fn believe(credential: &Credential, roster: &Roster, nonce: [u8; 16], bytes: &[u8]) -> Option<Brief> {
+fn believe(credential: &Credential, members: &Members, nonces: &[[u8; 16]], bytes: &[u8]) -> Option<Brief> {
     let Packet::Answer { node, brief } = wire::decode(bytes).ok()? else { return None };
-    let member = roster.nodes.iter().find(|member| member.name == node)?;
+    let member = members.get(node.as_str())?;
     let by = By::Key(credential.trust.cluster, &member.key);
     let brief = brief.verify(by, &Listener::default()).ok()?.into_inner();
-    (brief.nonce == nonce && brief.node == node).then_some(brief)
+    (nonces.contains(&brief.nonce) && brief.node == node).then_some(brief)
 }
 
 /// The whole status of each node that answered, over TLS.
@@ -240,6 +280,10 @@ mod tests {
         (Credential::for_tests(key(7), trust), roster)
     }
 
+    fn members(roster: &Roster) -> Members<'_> {
+        roster.nodes.iter().map(|member| (member.name.as_str(), member)).collect()
+    }
+
     fn answer(name: &str, signer: &SecretKey, nonce: [u8; 16]) -> Vec<u8> {
         let node: NodeName = name.parse().unwrap();
         let brief = Brief {
@@ -266,7 +310,8 @@ mod tests {
     #[test]
     fn only_the_nodes_own_key_and_this_questions_nonce_are_believed() {
         let (credential, roster) = world();
-        let believed = |bytes: &[u8]| believe(&credential, &roster, NONCE, bytes).is_some();
+        let believed =
+            |bytes: &[u8]| believe(&credential, &members(&roster), &[[3; 16], NONCE], bytes).is_some();
         assert!(believed(&answer("one", &key(1), NONCE)));
         assert!(!believed(&answer("one", &key(2), NONCE)), "another node's key");
         assert!(!believed(&answer("one", &key(1), [5; 16])), "an old answer");
@@ -277,14 +322,35 @@ mod tests {
     #[test]
     fn the_question_is_nearly_as_long_as_a_packet_may_be_and_no_longer() {
         let (credential, roster) = world();
-        let length = question(&credential, &roster, NONCE).len();
+        let length = question(&credential, roster.nodes.len(), NONCE).len();
         assert!((MAX_PACKET - 8..=MAX_PACKET).contains(&length), "{length}");
+    }
+
+    #[test]
+    fn whom_a_broadcast_reaches_is_asked_by_unicast_only_when_the_answer_is_missing() {
+        let (_, mut roster) = world();
+        let (near, far) = (Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 78, 0, 12));
+        (roster.nodes[0].address, roster.nodes[1].address) = (Some(near), Some(far));
+        let broadcast = Ipv4Addr::new(10, 77, 0, 255);
+        let network =
+            Subnet { address: Ipv4Addr::new(10, 77, 0, 1), mask: Ipv4Addr::new(255, 255, 255, 0), broadcast };
+        let missing: Vec<&Member> = roster.nodes.iter().collect();
+        let first = addressees(&[network], &missing, true);
+        assert_eq!(first, BTreeSet::from([broadcast, far, Ipv4Addr::BROADCAST]));
+        assert_eq!(addressees(&[], &missing, false), BTreeSet::from([near, far]));
+    }
+
+    #[test]
+    fn a_large_fleet_gets_the_time_that_its_agents_let_pass() {
+        assert!(spread(7) < Duration::from_millis(2));
+        assert_eq!(spread(1_000_000), MOST_SPREAD);
     }
 
     #[test]
     fn who_did_not_answer_is_shown_as_silent() {
         let (credential, roster) = world();
-        let brief = believe(&credential, &roster, NONCE, &answer("one", &key(1), NONCE)).unwrap();
+        let brief =
+            believe(&credential, &members(&roster), &[NONCE], &answer("one", &key(1), NONCE)).unwrap();
         let from = SocketAddr::from(([10, 77, 0, 11], PORT));
         let briefs = Briefs::from([("one".to_string(), (brief, from))]);
         let picture = put_together(&credential, &roster, &briefs, &BTreeMap::new());

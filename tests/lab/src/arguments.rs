@@ -22,6 +22,9 @@ usage: lab COMMAND [OPTIONS]
       --only STORY,..     only these: port-4011, cable, provisioner-killed, three-disks, power-cut, power-cycles,
                           store-lost
       --seed N            what the power cuts lose (default: of the day, and printed)
+  waiting  one machine from the power button to `waiting`, by the host's clock; part of `make bench`
+      --config FILE, --bin DIR (as above)
+      --runs N            the median of so many is told at last (default 3)
   up     LAN and machines, console lines on stdout, verbs on stdin, until Ctrl-C
       --config FILE, --only NAME,.., --folder DIR
       --provisioner CMD   a shell command that runs at 10.77.0.1 all the time
@@ -44,6 +47,7 @@ pub enum Asked {
     Help,
     Demo(Demo),
     Faults(Faults),
+    Waiting(Waiting),
     Up(Up),
     Boot(Box<Boot>),
 }
@@ -65,6 +69,13 @@ pub struct Faults {
     pub only: Vec<String>,
     pub keep: bool,
     pub seed: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub config: PathBuf,
+    pub bin: PathBuf,
+    pub runs: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +130,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked> {
         "help" => Ok(Asked::Help),
         "demo" => demo(parser),
         "faults" => faults(parser),
+        "waiting" => waiting(parser),
         "up" => up(parser, false),
         "run" => up(parser, true),
         "boot" => boot(parser),
@@ -170,6 +182,20 @@ fn faults(mut parser: lexopt::Parser) -> Result<Asked> {
         }
     }
     Ok(Asked::Faults(asked))
+}
+
+fn waiting(mut parser: lexopt::Parser) -> Result<Asked> {
+    let mut asked = Waiting { config: "examples/cluster.toml".into(), bin: "target/dist".into(), runs: 3 };
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("help") => return Ok(Asked::Help),
+            Long("config") => asked.config = parser.value()?.into(),
+            Long("bin") => asked.bin = parser.value()?.into(),
+            Long("runs") => asked.runs = parser.value()?.parse()?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Asked::Waiting(asked))
 }
 
 fn up(mut parser: lexopt::Parser, run: bool) -> Result<Asked> {

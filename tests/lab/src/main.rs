@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         }
         Asked::Demo(asked) => demo::run(&asked).map(|well| u8::from(!well)),
         Asked::Faults(asked) => faults::run(&asked).map(|well| u8::from(!well)),
+        Asked::Waiting(asked) => demo::waiting::run(&asked).map(|()| 0),
         Asked::Up(asked) => up::run(&asked),
         Asked::Boot(asked) => trial::run(&asked).map(|()| 0),
     };

@@ -13,6 +13,7 @@ pub(crate) mod parts;
 mod report;
 pub(crate) mod status;
 mod timeline;
+pub mod waiting;
 mod watch;
 
 use crate::arguments::Demo;
@@ -98,6 +99,7 @@ pub fn run(asked: &Demo) -> Result<bool> {
         machines: Vec::new(),
         last: Answer::default(),
         power_on_ms: 0,
+        lan_ms: Vec::new(),
         watch: Watch::new(std::io::stdout().is_terminal()),
     };
     for spec in specs {
@@ -126,6 +128,8 @@ struct Run<'a> {
     /// The newest complete answer; the report is made from it.
     last: Answer,
     power_on_ms: u64,
+    /// How long each question to the agents took.
+    lan_ms: Vec<f64>,
     watch: Watch,
 }
 
@@ -241,7 +245,7 @@ impl Run<'_> {
         complaints.extend(canary.found.iter().map(|found| format!("canary: {found}")));
         let known: Vec<Known> = self.machines.iter().zip(&self.declared).map(known).collect();
         let file = folder.join("report.json");
-        let seen = Outside { digests, confirmed, canary };
+        let seen = Outside { digests, confirmed, canary, lan_status_ms: std::mem::take(&mut self.lan_ms) };
         report::write(&report::report(&known, last, STAND_INS, &seen), &file)?;
 
         let ordered: Vec<&status::Machine> =

@@ -40,17 +40,12 @@ pub(crate) fn builds(
     let cache = cache()?;
     let mut out = Vec::new();
     for &arch in arches {
-        let agent = bin.join(format!("muster-agent-{arch}"));
-        ensure!(agent.is_file(), "{} is missing\nhint: make dist", agent.display());
-        let netboot = newest(&cache.join("netboot"), arch, "manifest.json")?;
+        let mut build = boot_image(bin, arch)?;
         let node = newest(&cache.join("node"), arch, "manifest.json")?;
         let text = std::fs::read(node.join("manifest.json"))?;
         let manifest: NodeManifest =
             serde_json::from_slice(&text).with_context(|| node.display().to_string())?;
-        let mut build: Build = ["image", "build", "--arch", arch].map(String::from).into();
         let mut option = |name: &str, value: String| build.extend([name.to_owned(), value]);
-        option("--netboot", netboot.display().to_string());
-        option("--agent", std::path::absolute(&agent)?.display().to_string());
         option("--node-image", node.join("root.ext4").display().to_string());
         option("--kernel-release", manifest.kernel_release);
         option("--image-version", manifest.version);
@@ -67,6 +62,16 @@ pub(crate) fn builds(
         out.push(build);
     }
     Ok(out)
+}
+
+/// Only what a machine boots over the network.
+pub(crate) fn boot_image(bin: &Path, arch: &str) -> Result<Build> {
+    let agent = bin.join(format!("muster-agent-{arch}"));
+    ensure!(agent.is_file(), "{} is missing\nhint: make dist", agent.display());
+    let netboot = newest(&cache()?.join("netboot"), arch, "manifest.json")?;
+    let agent = std::path::absolute(&agent)?.display().to_string();
+    let netboot = netboot.display().to_string();
+    Ok(["image", "build", "--arch", arch, "--netboot", &netboot, "--agent", &agent].map(String::from).into())
 }
 
 /// The newest finished build `<arch>-<key>` in a folder of the cache.

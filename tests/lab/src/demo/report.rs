@@ -26,6 +26,8 @@ pub(crate) struct Outside {
     pub(crate) digests: Digests,
     pub(crate) confirmed: Confirmed,
     pub(crate) canary: Canary,
+    /// How long each `muster status --lan` took with the provisioner stopped.
+    pub(crate) lan_status_ms: Vec<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -172,7 +174,12 @@ mod tests {
         let known =
             Known { name: "a".into(), class: "mini-pc".into(), architecture: "x86_64", stand_in: None };
         let digests = Digests { capture: Some("00".into()), consoles: [("a".into(), "11".into())].into() };
-        let outside = Outside { digests, confirmed: Confirmed::default(), canary: Canary::default() };
+        let outside = Outside {
+            digests,
+            confirmed: Confirmed::default(),
+            canary: Canary::default(),
+            lan_status_ms: vec![1.5],
+        };
         let written = serde_json::to_value(report(&[known], &answer, &[], &outside)).unwrap();
         assert_eq!(
             written,
@@ -185,6 +192,7 @@ mod tests {
                 "digests": {"capture": "00", "consoles": {"a": "11"}},
                 "confirmed": {"stages": 0, "confirmed": 0, "largest_ms": null, "machines": {}},
                 "canary": {"secrets": 0, "places": 0, "bytes": 0, "allowed": 0, "found": []},
+                "lan_status_ms": [1.5],
             })
         );
     }
@@ -198,7 +206,12 @@ mod tests {
             stand_in: Some("no GPU"),
         };
         let digests = Digests { capture: None, consoles: BTreeMap::new() };
-        let outside = Outside { digests, confirmed: Confirmed::default(), canary: Canary::default() };
+        let outside = Outside {
+            digests,
+            confirmed: Confirmed::default(),
+            canary: Canary::default(),
+            lan_status_ms: vec![1.5],
+        };
         let written = serde_json::to_value(report(&[known], &Answer::default(), &[], &outside)).unwrap();
         assert_eq!(written["machines"][0]["state"], "not heard of");
         assert_eq!(written["stand_ins"], json!(["b: no GPU"]));
