@@ -106,6 +106,9 @@ fn status(client: &mut Client, output: Output) -> Result<(), Failure> {
         Some(holder) => format!("lock: {}\n", print::clean(holder)),
         None => "lock: free\n".into(),
     });
+    if let Some(why) = &cluster.frozen {
+        text.push_str(&format!("frozen, nothing is handed out: {}\n", print::clean(why)));
+    }
     if let Some(id) = &picture.etcd.cluster_id {
         text.push_str(&format!("etcd cluster id: {id}\n"));
     }

@@ -10,6 +10,8 @@ use muster_protocol::ids::{Arch, Role};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::signed::Trust;
 use muster_protocol::wire;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -142,6 +144,21 @@ impl Home {
         child.wait().unwrap();
     }
 
+    /// As systemd stops it.
+    pub(crate) fn stop(&mut self) {
+        let mut child = self.running.take().unwrap();
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        let ended = child.wait().unwrap();
+        assert!(ended.success(), "{ended}{}", self.log());
+    }
+
+    /// A person moves the store away and puts a copy of another one in its place; a running provisioner keeps the file that it
+    /// has open.
+    pub(crate) fn swap_store(&self, copy: &Path, away: &Path) {
+        fs::rename(self.store(), away).unwrap();
+        fs::copy(copy, self.store()).unwrap();
+    }
+
     /// The last lines of its log.
     pub(crate) fn log(&self) -> String {
         let log = fs::read_to_string(self.root.join("log")).unwrap_or_default();
@@ -154,6 +171,22 @@ impl Home {
         let told = self.json(&["cluster", "status", "-o", "json"]);
         let events = told["events"].as_array().unwrap();
         events.iter().map(|event| event["what"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// How many joins were granted, as far as this store knows.
+    pub(crate) fn joins_granted(&self) -> usize {
+        self.events().iter().filter(|event| event.contains(" may join (")).count()
+    }
+
+    /// Why this server waits, as the operator is told.
+    pub(crate) fn reasons(&self, n: u8) -> String {
+        let picture = self.json(&["status", "-o", "json"]);
+        picture["machines"][usize::from(n) - 1]["reasons"].to_string()
+    }
+
+    /// Why nothing is handed out.
+    pub(crate) fn frozen(&self) -> Option<String> {
+        self.json(&["cluster", "status", "-o", "json"])["cluster"]["frozen"].as_str().map(str::to_owned)
     }
 
     /// Who holds the lock.

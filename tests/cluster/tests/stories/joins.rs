@@ -97,12 +97,11 @@ fn the_provisioner_is_killed_while_one_joins_and_another_waits(lab: &mut Lab) {
     let other = 5 - joiner;
     let holder = Some(name(joiner).to_string());
     lab.wait("it holds the lock, the other waits", |lab| lab.home.lock() == holder && waits(lab, other));
-    let grants = |lab: &Lab| lab.home.events().iter().filter(|event| event.contains("may join")).count();
-    let (starts, before) = (lab.starts(other), grants(lab));
+    let (starts, before) = (lab.starts(other), lab.home.joins_granted());
     lab.home.kill_9();
     lab.home.serve();
     lab.wait("the provisioner knows the lock, the other waits", |lab| waits(lab, other));
-    assert_eq!((lab.home.lock(), lab.starts(other), grants(lab)), (holder, starts, before));
+    assert_eq!((lab.home.lock(), lab.starts(other), lab.home.joins_granted()), (holder, starts, before));
     lab.trap(&[1], None);
     lab.wait("three voters", Lab::three_voters);
     lab.wait("all are ready", |lab| (1..=3).all(|n| lab.is_ready(n)));
@@ -111,6 +110,5 @@ fn the_provisioner_is_killed_while_one_joins_and_another_waits(lab: &mut Lab) {
 
 /// The operator is told that it waits for the one that joins.
 fn waits(lab: &Lab, n: u8) -> bool {
-    let picture = lab.home.json(&["status", "-o", "json"]);
-    picture["machines"][usize::from(n) - 1]["reasons"].to_string().contains("is joining")
+    lab.home.reasons(n).contains("is joining")
 }

@@ -11,6 +11,7 @@ use muster_protocol::etcd::{EtcdMember, GateRecord, OwnMember};
 use muster_protocol::ids::Role;
 use muster_protocol::status::{State, Status};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -150,20 +151,44 @@ impl Lab {
 
     /// As `etcdctl member remove` on a server. Asked again until etcd has a leader and does it.
     pub(crate) fn remove_member(&self, via: u8, n: u8) {
-        let end = Instant::now() + LIMIT;
+        self.remove_address(via, address(n));
+    }
+
+    pub(crate) fn remove_address(&self, via: u8, peer: Ipv4Addr) {
+        self.ask_etcd(via, "remove", |list| {
+            let member = list.iter().find(|member| member.peer == Some(peer))?;
+            Some(format!("{{\"ID\":\"{}\"}}", member.id))
+        });
+    }
+
+    /// As `etcdctl member add --learner` on a server, for a machine that is not there.
+    pub(crate) fn add_stranger(&self, via: u8, peer: Ipv4Addr) {
+        self.ask_etcd(via, "add", |list| {
+            let there = list.iter().any(|member| member.peer == Some(peer));
+            (!there).then(|| format!("{{\"peerURLs\":[\"https://{peer}:2380\"],\"isLearner\":true}}"))
+        });
+    }
+
+    /// Asks for a change of the member list until the list shows that there is nothing left to ask for.
+    fn ask_etcd(&self, via: u8, verb: &str, missing: impl Fn(&[EtcdMember]) -> Option<String>) {
+        let (end, path) = (Instant::now() + LIMIT, format!("/v3/cluster/member/{verb}"));
         loop {
-            assert!(Instant::now() < end, "etcd does not remove {}", name(n));
-            if let Some(member) = self.listed(via, n) {
-                let (root, ask) = (self.machine(via).root(), format!("{{\"ID\":\"{}\"}}", member.id));
-                let asked = on(&self.machine(via).namespace, move || {
-                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                    let prober = Prober::new(root).unwrap();
-                    let asked = runtime.block_on(prober.gateway("/v3/cluster/member/remove", &ask));
-                    asked.is_ok_and(|answer| answer.status == 200)
-                });
-                let _again_if_refused = asked.join().unwrap();
-            } else if !self.list(via).is_empty() {
-                return;
+            assert!(Instant::now() < end, "etcd does not {verb} a member: {:?}", self.list(via));
+            let list = self.list(via);
+            match missing(&list) {
+                Some(ask) if !list.is_empty() => {
+                    let (root, path) = (self.machine(via).root(), path.clone());
+                    let asked = on(&self.machine(via).namespace, move || {
+                        let runtime =
+                            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                        let prober = Prober::new(root).unwrap();
+                        let asked = runtime.block_on(prober.gateway(&path, &ask));
+                        asked.is_ok_and(|answer| answer.status == 200)
+                    });
+                    let _again_if_refused = asked.join().unwrap();
+                }
+                None if !list.is_empty() => return,
+                Some(_) | None => {}
             }
             self.watch.next_look();
         }
