@@ -12,8 +12,7 @@ const RECORD: &str = "var/lib/muster/gate/record";
 /// No machine has it.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 99);
 
-#[test]
-fn an_old_store_in_the_middle_of_a_join_changes_nothing() {
+pub(crate) fn an_old_store_in_the_middle_of_a_join_changes_nothing() {
     let Some(mut lab) = Lab::new('c', 3) else { return };
     nothing_is_made_before_every_server_has_answered(&mut lab);
     let one_voter = copy(&mut lab, "one-voter");
@@ -56,6 +55,10 @@ fn nothing_is_made_before_every_server_has_answered(lab: &mut Lab) {
     });
     lab.power_off(2);
     lab.power_off(3);
+    // Their last reports stay fresh for 5 s, and a cluster can be made in less: one of them would get the lock. A new process
+    // has heard nobody.
+    lab.home.stop();
+    lab.home.serve();
     lab.power_on(1);
     lab.wait("it is made", |lab| {
         let picture = lab.home.json(&["status", "-o", "json"]);

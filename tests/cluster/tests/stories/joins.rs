@@ -1,9 +1,18 @@
 //! Joins that are cut at the worst moment, of the joiner and of the provisioner. No hand helps but those that do the harm.
 
+use crate::copies::an_old_store_in_the_middle_of_a_join_changes_nothing;
 use crate::lab::Lab;
 use crate::machine::name;
 
+/// Two stories at once, each on its own LAN: they mostly wait, and the test harness starts no more than there are processors.
 #[test]
+fn a_join_that_is_cut_or_forgotten_ends_with_three_voters() {
+    std::thread::scope(|both| {
+        both.spawn(an_old_store_in_the_middle_of_a_join_changes_nothing);
+        a_join_that_is_cut_ends_with_three_voters();
+    });
+}
+
 fn a_join_that_is_cut_ends_with_three_voters() {
     let Some(mut lab) = Lab::new('b', 3) else { return };
     a_learner_is_killed_beside_one_voter_and_the_next_right_after_its_add(&mut lab);
