@@ -156,7 +156,7 @@ mod tests {
             (confirmed.all_missed().len(), confirmed.complaints().len())
         };
         assert_eq!(complain(1, 1000), (1, 0));
-        assert_eq!(complain(1, 6000), (1, 1));
+        assert_eq!(complain(1, 3000), (1, 1));
         assert_eq!(complain(10, 1000), (10, 10));
     }
 
