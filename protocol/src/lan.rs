@@ -7,19 +7,29 @@ use crate::status::State;
 use crate::wire::Versioned;
 use alloc::{string::String, vec::Vec};
 use core::net::Ipv4Addr;
+use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// UDP: short answers; TCP (TLS): full status and inventory.
 pub const PORT: u16 = 7481;
 /// Longest question and answer, in bytes of UDP payload.
 pub const MAX_PACKET: usize = 1200;
+/// Delay per node of the fleet: 10,000 answers are spread over 1.5 s, seven over a millisecond.
+const DELAY_PER_NODE: Duration = Duration::from_micros(150);
+/// However large the fleet is.
+pub const MAX_DELAY: Duration = Duration::from_millis(1500);
+
+/// Within how long after a question to so many agents each picks a random moment to answer.
+pub fn window(fleet: u32) -> Duration {
+    DELAY_PER_NODE.saturating_mul(fleet).min(MAX_DELAY)
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     pub nonce: [u8; 16],
     /// Which operator signs; the agent looks its key up in its own roster.
     pub operator: Fingerprint,
-    /// Unix milliseconds by the asker's clock; a question older than a minute by the agent's clock is dropped.
+    /// Unix milliseconds by the asker's clock; where NTP keeps the agent's, more than a minute apart is dropped.
     pub asked_at_ms: u64,
     /// How many nodes may answer: scales the random delay.
     pub fleet: u32,
@@ -86,4 +96,15 @@ pub enum Packet {
 
 impl Versioned for Packet {
     const VERSION: u8 = 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_fleet_gets_the_time_that_its_agents_let_pass() {
+        assert!(window(7) < Duration::from_millis(2));
+        assert_eq!(window(1_000_000), MAX_DELAY);
+    }
 }

@@ -6,7 +6,7 @@ use super::status::now_unix_ms;
 use crate::core::picture::{API_VERSION, ClusterPart, EtcdPart, MachinePart, Picture, Versions};
 use muster_identity::http::Client as Http;
 use muster_identity::{Expect, Identity, client_config};
-use muster_protocol::lan::{Brief, MAX_PACKET, PORT, Packet, Question};
+use muster_protocol::lan::{Brief, MAX_PACKET, PORT, Packet, Question, window};
 use muster_protocol::roster::{Member, Roster};
 use muster_protocol::signed::{By, Listener, Signed};
 use muster_protocol::status::Status;
@@ -22,9 +22,6 @@ use tokio::time::{Instant, timeout_at};
 /// When the missing are asked again, and when no more answers are waited for.
 const ROUNDS: &[Duration] =
     &[Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1500)];
-/// Agents answer after a random delay of at most so much for each node of the fleet, and never more than the second.
-const SPREAD_PER_NODE: Duration = Duration::from_micros(150);
-const MOST_SPREAD: Duration = Duration::from_millis(1500);
 const FULL: Duration = Duration::from_secs(3);
 
 pub(super) fn picture(credential: &Credential, roster: &Roster, full: bool) -> anyhow::Result<Picture> {
@@ -43,7 +40,7 @@ type Members<'a> = BTreeMap<&'a str, &'a Member>;
 async fn ask(credential: &Credential, roster: &Roster) -> anyhow::Result<Briefs> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     socket.set_broadcast(true)?;
-    let members: Members = roster.nodes.iter().map(|member| (member.name.as_str(), member)).collect();
+    let members = members(roster);
     let networks = networks();
     let mut nonces = Vec::new();
     let mut briefs = Briefs::new();
@@ -59,13 +56,14 @@ async fn ask(credential: &Credential, roster: &Roster) -> anyhow::Result<Briefs>
         getrandom::fill(&mut nonce)
             .map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
         nonces.push(nonce);
-        let question = question(credential, missing.len(), nonce);
+        let fleet = u32::try_from(missing.len()).unwrap_or(u32::MAX);
+        let question = question(credential, fleet, nonce);
         for address in addressees(&networks, &missing, round == 0) {
             if let Err(error) = socket.send_to(&question, (address, PORT)).await {
                 tracing::debug!(%error, %address, "not asked");
             }
         }
-        let end = Instant::now() + *wait + spread(missing.len());
+        let end = Instant::now() + *wait + window(fleet);
         while briefs.len() < roster.nodes.len()
             && let Ok(received) = timeout_at(end, socket.recv_from(&mut buffer)).await
         {
@@ -79,19 +77,18 @@ async fn ask(credential: &Credential, roster: &Roster) -> anyhow::Result<Briefs>
     Ok(briefs)
 }
 
-/// How long answers may still come because so many agents do not speak at once.
-fn spread(asked: usize) -> Duration {
-    SPREAD_PER_NODE.saturating_mul(u32::try_from(asked).unwrap_or(u32::MAX)).min(MOST_SPREAD)
+fn members(roster: &Roster) -> Members<'_> {
+    roster.nodes.iter().map(|member| (member.name.as_str(), member)).collect()
 }
 
 /// As long as the longest answer: an agent never sends more than it was asked with.
-fn question(credential: &Credential, fleet: usize, nonce: [u8; 16]) -> Vec<u8> {
+fn question(credential: &Credential, fleet: u32, nonce: [u8; 16]) -> Vec<u8> {
     let packet = |padding: usize| {
         let question = Question {
             nonce,
             operator: credential.key.public().fingerprint(),
             asked_at_ms: now_unix_ms(),
-            fleet: u32::try_from(fleet).unwrap_or(u32::MAX),
+            fleet,
             padding: vec![0; padding],
         };
         wire::encode(&Packet::Ask(Signed::by_key(credential.trust.cluster, &credential.key, &question)))
@@ -280,10 +277,6 @@ mod tests {
         (Credential::for_tests(key(7), trust), roster)
     }
 
-    fn members(roster: &Roster) -> Members<'_> {
-        roster.nodes.iter().map(|member| (member.name.as_str(), member)).collect()
-    }
-
     fn answer(name: &str, signer: &SecretKey, nonce: [u8; 16]) -> Vec<u8> {
         let node: NodeName = name.parse().unwrap();
         let brief = Brief {
@@ -322,7 +315,8 @@ mod tests {
     #[test]
     fn the_question_is_nearly_as_long_as_a_packet_may_be_and_no_longer() {
         let (credential, roster) = world();
-        let length = question(&credential, roster.nodes.len(), NONCE).len();
+        let fleet = u32::try_from(roster.nodes.len()).unwrap();
+        let length = question(&credential, fleet, NONCE).len();
         assert!((MAX_PACKET - 8..=MAX_PACKET).contains(&length), "{length}");
     }
 
@@ -338,12 +332,6 @@ mod tests {
         let first = addressees(&[network], &missing, true);
         assert_eq!(first, BTreeSet::from([broadcast, far, Ipv4Addr::BROADCAST]));
         assert_eq!(addressees(&[], &missing, false), BTreeSet::from([near, far]));
-    }
-
-    #[test]
-    fn a_large_fleet_gets_the_time_that_its_agents_let_pass() {
-        assert!(spread(7) < Duration::from_millis(2));
-        assert_eq!(spread(1_000_000), MOST_SPREAD);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use muster_protocol::ids::{ClusterId, NodeName};
 use muster_protocol::keys::{PublicKey, SecretKey};
-use muster_protocol::lan::{Brief, EtcdBrief, MAX_PACKET, Packet, Question};
+use muster_protocol::lan::{Brief, EtcdBrief, MAX_PACKET, Packet, Question, window};
 use muster_protocol::roster::Roster;
 use muster_protocol::signed::{By, Listener, Signed};
 use muster_protocol::status::Status;
@@ -19,9 +19,6 @@ use std::time::Duration;
 const MAX_AGE_MS: u64 = 60_000;
 /// Nonces kept; an operator would have to sign more questions within a minute for one to be answered twice.
 const MAX_NONCES: usize = 4096;
-/// Delay per node of the fleet: 10,000 answers are spread over 1.5 s, seven over a millisecond.
-const DELAY_PER_NODE: Duration = Duration::from_micros(150);
-const MAX_DELAY: Duration = Duration::from_millis(1500);
 /// Longest reason in an answer.
 const MAX_REASON: usize = 200;
 
@@ -113,8 +110,7 @@ fn believed(signed: &Signed<Question>, cluster: ClusterId, key: &PublicKey) -> O
 
 /// When to answer. `luck` is uniform in 0..=u32::MAX.
 pub fn delay(fleet: u32, luck: u32) -> Duration {
-    let window = DELAY_PER_NODE.saturating_mul(fleet).min(MAX_DELAY);
-    let micros = u64::try_from(window.as_micros()).unwrap_or(0);
+    let micros = u64::try_from(window(fleet).as_micros()).unwrap_or(0);
     Duration::from_micros(micros.saturating_mul(u64::from(luck)) >> 32)
 }
 
@@ -183,6 +179,7 @@ fn cut(text: &str, most: usize) -> String {
 mod tests {
     use super::*;
     use crate::node::testing::{Cluster, a_status};
+    use muster_protocol::lan::MAX_DELAY;
 
     const NOW: u64 = 1_800_000_000_000;
     const FROM: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
