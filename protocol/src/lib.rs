@@ -37,6 +37,8 @@ pub mod grant;
 pub mod hello;
 /// The table of a node image's frames.
 pub mod image;
+/// Which of k3s's keys nobody may pass through.
+pub mod k3s_keys;
 /// Questions to agents over UDP.
 pub mod lan;
 /// What one node is to be.

@@ -6,6 +6,7 @@ use super::read_machine;
 use super::wire;
 use muster_protocol::class::{Class, DmiRule};
 use muster_protocol::ids::{NodeName, Role};
+use muster_protocol::k3s_keys;
 use muster_protocol::manifest::{KataRequire, Registration};
 use std::fmt::Display;
 use std::net::Ipv4Addr;
@@ -155,46 +156,6 @@ fn network(reader: &mut Reader, written: Option<&wire::Network>) -> Network {
     }
 }
 
-/// Keys of k3s's configuration that muster writes itself; passing them through would say two things at once. One letter
-/// is k3s's other name for the key above it.
-const OURS: &[&str] = &[
-    "server",
-    "s",
-    "token",
-    "t",
-    "token-file",
-    "agent-token",
-    "agent-token-file",
-    "cluster-init",
-    "cluster-reset",
-    "cluster-reset-restore-path",
-    "config",
-    "c",
-    "node-name",
-    "with-node-id",
-    "node-ip",
-    "i",
-    "node-label",
-    "node-taint",
-    "datastore-endpoint",
-    "etcd-expose-metrics",
-    "secrets-encryption",
-    "data-dir",
-    "d",
-];
-
-/// Keys that would harm whoever passes them through, and why.
-const HARMFUL: &[(&str, &str)] = &[
-    ("etcd-s3-access-key", SECRET),
-    ("etcd-s3-secret-key", SECRET),
-    ("https-listen-port", PORT),
-    ("lb-server-port", PORT),
-    ("supervisor-port", PORT),
-];
-const SECRET: &str = "a manifest is signed, not sealed: name a Secret by `etcd-s3-config-secret`";
-const PORT: &str =
-    "muster asks k3s on its usual ports; on others it would see nothing and hold back every change";
-
 fn k3s(reader: &mut Reader, written: &wire::K3s) -> Option<K3s> {
     let version = written.version.get_ref();
     if !k3s_version(version) {
@@ -210,16 +171,9 @@ fn k3s(reader: &mut Reader, written: &wire::K3s) -> Option<K3s> {
     };
     let mut extra = Vec::new();
     for (key, value) in &written.extra {
-        // `key+` sets what no earlier file set, so it is the key (k3s: pkg/configfilearg/parser.go).
-        let plain = key.strip_suffix('+').unwrap_or(key);
-        if let Some((_, why)) = HARMFUL.iter().find(|(harmful, _)| *harmful == plain) {
-            reader.fault(value, format!("`{key}` cannot be passed through"), *why);
-        } else if OURS.contains(&plain) {
-            reader.fault(
-                value,
-                format!("`{key}` is written by muster itself"),
-                "take it out of `extra`; roles, names and addresses come from the machines",
-            );
+        if let Some(reserved) = k3s_keys::reserved(key) {
+            let what = format!("`{key}` cannot be passed through: {}", reserved.why);
+            reader.fault(value, what, reserved.remedy);
         } else if let Some(values) = values(value.get_ref()) {
             extra.push((key.clone(), values));
         } else {

@@ -5,6 +5,7 @@
 
 use crate::state::Root;
 use muster_protocol::ids::NodeName;
+use muster_protocol::k3s_keys::{self, Reserved};
 use muster_protocol::manifest::{Manifest, Registration};
 use std::fmt::Write;
 use std::net::Ipv4Addr;
@@ -28,37 +29,11 @@ pub enum Datastore {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadConfig {
-    #[error("`{key}` in [k3s.extra] is written by muster itself\nhint: take it out of cluster.toml")]
-    OwnKey { key: String },
+    #[error("`{key}` in [k3s.extra] cannot be passed through: {}\nhint: {}", reserved.why, reserved.remedy)]
+    Reserved { key: String, reserved: &'static Reserved },
     #[error("`{key}` in [k3s.extra] is not a k3s configuration key")]
     NotAKey { key: String },
 }
-
-/// Decided at each start, or secret: never from `[k3s.extra]`. One letter is k3s's other name for the key above it.
-const OWN_KEYS: &[&str] = &[
-    "cluster-init",
-    "server",
-    "s",
-    "token",
-    "t",
-    "token-file",
-    "agent-token",
-    "agent-token-file",
-    "node-name",
-    "with-node-id",
-    "node-ip",
-    "i",
-    "node-label",
-    "node-taint",
-    "data-dir",
-    "d",
-    "config",
-    "c",
-    "datastore-endpoint",
-    "cluster-reset",
-    "cluster-reset-restore-path",
-    "etcd-expose-metrics",
-];
 
 /// Keys of the shared block that `k3s agent` knows too (k3s: pkg/cli/cmds/agent.go).
 const AGENT_KEYS: &[&str] = &[
@@ -76,7 +51,6 @@ const AGENT_KEYS: &[&str] = &[
     "image-service-endpoint",
     "kube-proxy-arg",
     "kubelet-arg",
-    "lb-server-port",
     "nonroot-devices",
     "pause-image",
     "prefer-bundled-bin",
@@ -158,7 +132,7 @@ pub fn worker(
     yaml.node(manifest, address);
     for (key, values) in &manifest.k3s.shared {
         check_key(key)?;
-        if AGENT_KEYS.contains(&plain(key)) {
+        if AGENT_KEYS.contains(&k3s_keys::plain(key)) {
             yaml.some(key, values);
         }
     }
@@ -193,16 +167,11 @@ fn sans(manifest: &Manifest) -> Vec<String> {
     sans
 }
 
-/// `key+` appends to what an earlier file said of `key`, and sets it where none did (k3s: pkg/configfilearg/parser.go).
-fn plain(key: &str) -> &str {
-    key.strip_suffix('+').unwrap_or(key)
-}
-
 fn check_key(key: &str) -> Result<(), BadConfig> {
-    let name = plain(key);
-    if OWN_KEYS.contains(&name) {
-        return Err(BadConfig::OwnKey { key: key.into() });
+    if let Some(reserved) = k3s_keys::reserved(key) {
+        return Err(BadConfig::Reserved { key: key.into(), reserved });
     }
+    let name = k3s_keys::plain(key);
     let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     if name.is_empty() || !name.bytes().all(fits) {
         return Err(BadConfig::NotAKey { key: key.into() });
@@ -348,13 +317,15 @@ kubelet-arg+: "v=2"
     }
 
     #[test]
-    fn what_muster_writes_itself_cannot_be_passed_through() {
+    fn a_reserved_key_cannot_be_passed_through() {
         let mut manifest = Cluster::new().manifest(1);
-        for key in OWN_KEYS.iter().flat_map(|key| [(*key).to_owned(), format!("{key}+")]) {
-            manifest.k3s.shared = vec![(key.clone(), vec!["x".into()])];
-            let own = Err(BadConfig::OwnKey { key });
-            assert_eq!(server(&manifest, at(1), Datastore::Resume(None)), own);
-            assert_eq!(worker(&manifest, None), own);
+        for reserved in k3s_keys::ALL {
+            for key in [reserved.key.to_owned(), format!("{}+", reserved.key)] {
+                manifest.k3s.shared = vec![(key.clone(), vec!["x".into()])];
+                let refused = Err(BadConfig::Reserved { key, reserved });
+                assert_eq!(server(&manifest, at(1), Datastore::Resume(None)), refused);
+                assert_eq!(worker(&manifest, None), refused);
+            }
         }
         for key in ["", "+", "cluster-init++", "a: b\ncluster-init", "x y"] {
             manifest.k3s.shared = vec![(key.into(), vec!["x".into()])];

@@ -5,20 +5,9 @@
 
 use super::config::CONFIG;
 use crate::state::Root;
+use muster_protocol::k3s_keys::{ALL, Hold};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// Each decides alone which datastore k3s opens, makes or joins. One letter is k3s's other name for the key before it.
-const DECISIVE: &[&str] = &[
-    "cluster-init",
-    "cluster-reset",
-    "cluster-reset-restore-path",
-    "server",
-    "s",
-    "datastore-endpoint",
-    "data-dir",
-    "d",
-];
 
 /// The first such file and the key in it.
 pub(super) fn decisive(root: &Root) -> Option<(PathBuf, &'static str)> {
@@ -42,7 +31,8 @@ fn key_in(text: &str) -> Option<&'static str> {
         .lines()
         .filter(|line| !line.trim_start().starts_with('#'))
         .fold(String::with_capacity(text.len()), |text, line| text + line + "\n");
-    DECISIVE.iter().copied().find(|key| text.match_indices(key).any(|(at, _)| is_key(&text, at, key)))
+    let mut decisive = ALL.iter().filter(|reserved| reserved.hold == Hold::Gate).map(|reserved| reserved.key);
+    decisive.find(|key| text.match_indices(key).any(|(at, _)| is_key(&text, at, key)))
 }
 
 /// Whether a whole word begins here, and a colon follows it: `server:`, `"server" :`, `server+:`, `{server: x}`.

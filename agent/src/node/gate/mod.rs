@@ -3,6 +3,8 @@
 //! Reads disk, record and grant, calls [`decide`], and only when that says yes makes the disk remember it and writes
 //! config, tokens and node password. A refusal is exit code 1, so k3s does not run.
 
+/// What k3s is not to see any more.
+mod aside;
 #[cfg(test)]
 mod combinations;
 /// k3s's config.yaml.
@@ -25,6 +27,7 @@ use crate::node::tokens::{K3S_AGENT_TOKEN, K3S_TOKEN, TokenError, system_rng};
 use crate::state::{Root, StateError};
 pub use papers::Papers;
 
+use aside::move_aside;
 use config::{AGENT_TOKEN, BadConfig, CONFIG, Datastore, TOKEN, TokenFiles, fall_back};
 use decide::Way;
 use muster_protocol::etcd::Identity;
@@ -32,7 +35,7 @@ use muster_protocol::ids::{Digest, NodeName, Role};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::sealed::Secret;
 use muster_protocol::signed::Refused;
-use record::{Kept, move_aside};
+use record::Kept;
 use refusal::Refusal;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;

@@ -74,19 +74,6 @@ pub fn before(root: &Root) -> Result<(GateRecord, DataFacts), StateError> {
     Ok((record, look(root).data))
 }
 
-/// Moves the whole datastore out of k3s's sight, under a name that nothing uses yet. Nothing is deleted.
-pub fn move_aside(root: &Root, fence: Number) -> Result<(), StateError> {
-    let db = root.path(DB);
-    let mut aside = root.path(&format!("{DB}-before-{fence}"));
-    let mut again = 1;
-    while aside.symlink_metadata().is_ok() {
-        again += 1;
-        aside = root.path(&format!("{DB}-before-{fence}-{again}"));
-    }
-    let moved = fs::rename(&db, &aside).and_then(|()| crate::durable::sync_parent(&db));
-    moved.map_err(|source| StateError::Write { path: aside, source })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,18 +107,5 @@ mod tests {
         };
         kept.save(&root).unwrap();
         assert_eq!(Kept::load(&root).unwrap(), kept);
-    }
-
-    #[test]
-    fn data_is_moved_whole_and_never_over_an_earlier_one() {
-        let root = scratch();
-        for round in 0..3 {
-            fs::create_dir_all(root.path(DB).join("etcd/member/wal")).unwrap();
-            fs::write(root.path(DB).join("round"), round.to_string()).unwrap();
-            move_aside(&root, Cluster::number(7)).unwrap();
-            assert!(look(&root).data.is_empty());
-        }
-        let server = root.path("/var/lib/rancher/k3s/server");
-        assert_eq!(fs::read_dir(server).unwrap().count(), 3);
     }
 }
