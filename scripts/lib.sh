@@ -9,6 +9,9 @@ cache=${MUSTER_CACHE:-$HOME/.cache/muster}
 export LC_ALL=C.UTF-8 TZ=UTC
 umask 022
 
+# A whole run builds every crate once; state for building it again would be half of target/ and is never read.
+export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
+
 # One instant for every time stamp in every image: images are named by their content, never by their date.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-1767225600} # 2026-01-01T00:00:00Z
 

@@ -78,7 +78,20 @@ tools() {
     echo "$python_tools" >"$venv/installed"
 }
 
+# Compilers, mmdebstrap and QEMU each say it in their own way when a disk is full, some by a panic.
+room() { # what is free where the checkout and the cache are
+    local place free
+    for place in "$repo" "$cache"; do
+        mkdir -p "$place"
+        free=$(df --output=avail --block-size=1M "$place" | tail -1)
+        [ "$free" -ge 2048 ] ||
+            die "only $((free)) MiB are free for $place" "a first run needs about 10 GiB; \`rm -rf target\` and $cache give some back"
+        [ "$free" -ge 10240 ] || say "$((free)) MiB are free for $place: enough for a second run, a first one needs about 10 GiB"
+    done
+}
+
 [ "$(id -u)" = 0 ] || die "must run as root to install packages"
+room
 groups=("$@")
 [ $# -gt 0 ] || groups=(build images lab test)
 for name in "${groups[@]}"; do

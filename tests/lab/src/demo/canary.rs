@@ -1,7 +1,8 @@
 //! Where the secrets of a run turned up: all of them, with their known bytes, searched for in every byte that the run left.
 //!
 //! Each secret has homes, files where it may be: its own at its owner, the server token on servers' data partitions alone.
-//! A hit anywhere else is a finding. Searched are all files of the run's folder: disks (allocated or not, their journals
+//! A hit anywhere else is a finding; only the block of a token file that its own server has since written anew is home too,
+//! as long as it holds that file, byte for byte, and no other file has it. Searched are all files of the run's folder: disks (allocated or not, their journals
 //! too), firmware variables, consoles, capture, logs, the provisioner's state, answers of `muster`. A secret that was cut
 //! by a packet's border or compressed would not be found.
 
@@ -60,11 +61,13 @@ struct Secret {
     files: Vec<PathBuf>,
     /// Places on disks, by the disk's file.
     blocks: BTreeMap<PathBuf, Vec<Range<u64>>>,
+    /// What the file says whose blocks these are, by the disk's file.
+    texts: BTreeMap<PathBuf, Vec<u8>>,
 }
 
 impl Secret {
     fn new(name: String, values: Vec<Vec<u8>>) -> Self {
-        Self { name, values, files: Vec::new(), blocks: BTreeMap::new() }
+        Self { name, values, files: Vec::new(), blocks: BTreeMap::new(), texts: BTreeMap::new() }
     }
 
     fn is_home(&self, file: &Path, at: u64) -> bool {
@@ -117,10 +120,15 @@ pub(super) fn search(folder: &Path, machines: &[Declared], ready: &dyn Fn(&str) 
         canary.places += 1;
         for hit in hits {
             let secret = &secrets[hit.secret];
-            if secret.is_home(&file, hit.at) {
+            let disk = disks.get(&file).map(|(_, data)| data);
+            let was_home = || match (disk, secret.texts.get(&file)) {
+                (Some(data), Some(text)) => data.was(hit.at, text),
+                _ => Ok(false),
+            };
+            if secret.is_home(&file, hit.at) || was_home()? {
                 canary.allowed += 1;
             } else {
-                let whose = disks.get(&file).map(|(_, data)| format!(" ({})", data.whose(hit.at)));
+                let whose = disk.map(|data| format!(" ({})", data.whose(hit.at)));
                 let name = file.strip_prefix(folder).unwrap_or(&file).display();
                 canary.found.push(format!(
                     "{} stands {} in {name} at byte {}{}",
@@ -210,6 +218,7 @@ fn tokens(folder: &Path, disks: &Disks<'_>) -> Result<Vec<Secret>> {
             }
             let homes = [path, PASSWD].iter().map(|path| data.places(path)).collect::<Result<Vec<_>>>()?;
             secret.blocks.insert(file.clone(), homes.concat());
+            secret.texts.insert(file.clone(), text);
         }
         if !secret.values.is_empty() {
             out.push(secret);

@@ -76,14 +76,33 @@ impl Data {
         Ok(numbers.map(|n| self.start + n * self.block..self.start + (n + 1) * self.block).collect())
     }
 
+    /// Whether this byte lies in a block that no file has now and that holds this content and nothing else: the file was
+    /// written anew beside its old self, and the old one's block was not used again.
+    pub(super) fn was(&self, at: u64, content: &[u8]) -> Result<bool> {
+        let Some(offset) = at.checked_sub(self.start).filter(|_| at < self.end) else { return Ok(false) };
+        if self.owner(offset / self.block).is_some() {
+            return Ok(false);
+        }
+        let (disk, _) = self.name.split_once('?').context("a disk's name")?;
+        let mut block = vec![0; usize::try_from(self.block)?];
+        File::open(disk)?.read_exact_at(&mut block, at - offset % self.block)?;
+        let rest = block.strip_prefix(content);
+        Ok(!content.is_empty() && rest.is_some_and(|rest| rest.iter().all(|byte| *byte == 0)))
+    }
+
+    /// The inode that has a block.
+    fn owner(&self, block: u64) -> Option<String> {
+        let inode = last_word(&self.name, &format!("icheck {block}"));
+        inode.filter(|word| word.bytes().all(|c| c.is_ascii_digit()))
+    }
+
     /// Which file a byte of the disk belongs to, in words.
     pub(super) fn whose(&self, at: u64) -> String {
         if !(self.start..self.end).contains(&at) {
             return "outside the data partition".into();
         }
         let block = (at - self.start) / self.block;
-        let inode = last_word(&self.name, &format!("icheck {block}"));
-        let Some(inode) = inode.filter(|word| word.bytes().all(|c| c.is_ascii_digit())) else {
+        let Some(inode) = self.owner(block) else {
             return format!("block {block} of the data partition, which no file has now");
         };
         match last_word(&self.name, &format!("ncheck {inode}")) {

@@ -112,6 +112,33 @@ fn a_token_is_at_home_on_a_server_and_found_on_a_worker_by_path_or_block() {
 }
 
 #[test]
+fn a_server_s_token_file_that_was_written_anew_is_at_home_in_its_old_block_alone() {
+    let folder = folder();
+    let folder = folder.path();
+    let full = format!("K10{}::server:{PASSWORD}\n", "ab".repeat(32));
+    disk(folder, "s", &[(SERVER_TOKEN, full.as_bytes())]);
+    disk(folder, "w", &[(NODE_KEY, &[8; 32])]);
+    let machines = [machine("s", "server"), machine("w", "worker")];
+    let put = |name: &str, block: u64, text: &str| {
+        let disk = File::options().write(true).open(folder.join(format!("{name}.disk0"))).unwrap();
+        disk.write_all_at(text.as_bytes(), (1 << 20) + block * 4096).unwrap();
+    };
+    put("s", 8000, &full);
+    let canary = search(folder, &machines, &|_| false).unwrap();
+    assert_eq!((canary.allowed, canary.found.len()), (4, 0), "{:?}", canary.found);
+
+    // in a log that was deleted; and the same block on a machine that has no right to it
+    put("s", 8001, &format!("level=info token={full}"));
+    put("s", 8002, &format!("{full}level=info"));
+    put("w", 8000, &full);
+    let found = search(folder, &machines, &|_| false).unwrap().found;
+    let places: Vec<_> = found.iter().map(|found| found.split("(block ").last().unwrap()).collect();
+    let wanted =
+        ["8001", "8002", "8000"].map(|n| format!("{n} of the data partition, which no file has now)"));
+    assert_eq!(places, wanted, "{found:?}");
+}
+
+#[test]
 fn a_ready_machine_whose_secrets_cannot_be_read_proves_nothing() {
     let folder = folder();
     let folder = folder.path();
