@@ -102,10 +102,14 @@ fn question(credential: &Credential, fleet: u32, nonce: [u8; 16]) -> Vec<u8> {
 struct Subnet {
     address: Ipv4Addr,
     mask: Ipv4Addr,
-    broadcast: Ipv4Addr,
 }
 
 impl Subnet {
+    /// Made from the mask: an address that was set by hand often has none of its own, and the kernel knows this one.
+    fn broadcast(&self) -> Ipv4Addr {
+        self.address | !self.mask
+    }
+
     fn holds(&self, other: Ipv4Addr) -> bool {
         self.address & self.mask == other & self.mask
     }
@@ -115,13 +119,11 @@ fn networks() -> Vec<Subnet> {
     let entries = getifaddrs().into_iter().flatten();
     let subnet = |entry: nix::ifaddrs::InterfaceAddress| {
         let ip = |storage: Option<nix::sys::socket::SockaddrStorage>| Some(storage?.as_sockaddr_in()?.ip());
-        Some(Subnet {
-            address: ip(entry.address)?,
-            mask: ip(entry.netmask)?,
-            broadcast: ip(entry.broadcast)?,
-        })
+        Some(Subnet { address: ip(entry.address)?, mask: ip(entry.netmask)? })
     };
-    entries.filter_map(subnet).collect()
+    // A link between two has no broadcast (RFC 3021).
+    let many = |subnet: &Subnet| u32::from(!subnet.mask) > 1 && !subnet.address.is_loopback();
+    entries.filter_map(subnet).filter(many).collect()
 }
 
 /// First every network, and by unicast who is on none of them; then each missing node by its last address, for a
@@ -132,7 +134,7 @@ fn addressees(networks: &[Subnet], missing: &[&Member], first: bool) -> BTreeSet
         return known.collect();
     }
     let far = known.filter(|address| !networks.iter().any(|network| network.holds(*address)));
-    far.chain(networks.iter().map(|network| network.broadcast)).chain([Ipv4Addr::BROADCAST]).collect()
+    far.chain(networks.iter().map(Subnet::broadcast)).chain([Ipv4Addr::BROADCAST]).collect()
 }
 
 /// The answer, if the node that it names has signed it, to this question.
@@ -326,8 +328,7 @@ mod tests {
         let (near, far) = (Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 78, 0, 12));
         (roster.nodes[0].address, roster.nodes[1].address) = (Some(near), Some(far));
         let broadcast = Ipv4Addr::new(10, 77, 0, 255);
-        let network =
-            Subnet { address: Ipv4Addr::new(10, 77, 0, 1), mask: Ipv4Addr::new(255, 255, 255, 0), broadcast };
+        let network = Subnet { address: Ipv4Addr::new(10, 77, 0, 1), mask: Ipv4Addr::new(255, 255, 255, 0) };
         let missing: Vec<&Member> = roster.nodes.iter().collect();
         let first = addressees(&[network], &missing, true);
         assert_eq!(first, BTreeSet::from([broadcast, far, Ipv4Addr::BROADCAST]));
