@@ -96,8 +96,10 @@ pub fn run(config: Config, state: &StateDir) -> anyhow::Result<()> {
     let http = files_thread(files, ports.http, published.clone(), events.clone(), stop.clone())?;
     main.block_on(async move {
         let (tables, table) = watch::channel(BootTable::default());
-        let house =
+        let mut house =
             House { shared: shared.clone(), published: published.clone(), tables, offered: BTreeSet::new() };
+        // Before the first answer: a machine that asked meanwhile waits in the socket, and a ROM asks four times only.
+        house.refresh().await?;
         let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
         let (api_shared, api_stop) = (shared.clone(), stop.clone());
         tasks.spawn(async move { Ok(api::run(ports.api, tls, trust, api_shared, api_stop).await?) });
