@@ -23,6 +23,8 @@ row "boot image aarch64" "$dist/boot-aarch64.efi" 40
 missed=0
 say "TFTP, TFTP with loss, and HTTP beside dnsmasq, tftpd-hpa, atftpd and nginx of Debian sid"
 cargo bench --locked --package muster --bench netboot || missed=1
+say "a fleet: status over the LAN, memory, 200 machines at once"
+MUSTER_NETBOOT=$(images/netboot/build.sh "$(uname -m)") cargo bench --locked --package muster --bench fleet || missed=1
 say "install write, beside the shell's own pipeline"
 cargo bench --locked --package muster-agent --bench install_write
 report=target/demo/report.json

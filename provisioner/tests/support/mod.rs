@@ -215,8 +215,7 @@ impl Host {
     /// A program that runs until it is dropped.
     pub fn start(&self, program: &str, arguments: &[&str]) -> Running {
         let mut command = self.command(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Running(command.spawn().unwrap())
+        Running::of(command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()))
     }
 
     /// Runs `work` on a thread of this host.
@@ -302,6 +301,16 @@ impl Drop for Servers {
 
 /// A program that ends when this is dropped.
 pub struct Running(Child);
+
+impl Running {
+    pub fn of(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
