@@ -243,6 +243,30 @@ mod tests {
     }
 
     #[test]
+    fn a_taint_that_nobody_declared_is_shown_and_no_fault() {
+        let mut seen = ready_worker();
+        seen.node.as_mut().unwrap().taints = vec!["maintenance=now:NoSchedule".into()];
+        for was_ready in [true, false] {
+            let status = run(&seen, Doing { was_ready, ..Doing::default() });
+            assert_eq!((status.state, status.reasons.len()), (State::Ready, 0));
+            assert_eq!(status.evidence.node.unwrap().taints, ["maintenance=now:NoSchedule"]);
+        }
+    }
+
+    #[test]
+    fn a_declared_taint_that_is_missing_or_has_another_value_is_a_fault() {
+        let mut manifest = Cluster::new().manifest(4);
+        manifest.taints = vec!["nvidia.com/gpu=present:NoSchedule".into()];
+        for taints in [vec![], vec!["nvidia.com/gpu=absent:NoSchedule".to_owned()]] {
+            let mut seen = ready_worker();
+            seen.node.as_mut().unwrap().taints = taints;
+            let (state, reasons) = judge(&manifest, &evidence(&manifest, &seen), true);
+            assert_eq!(state, State::Degraded);
+            assert_eq!(reasons, ["taint nvidia.com/gpu=present:NoSchedule is missing on its Node object"]);
+        }
+    }
+
+    #[test]
     fn whatever_is_not_real_is_listed() {
         let stand_ins = run(&ready_worker(), Doing::default()).stand_ins;
         assert!(stand_ins.iter().any(|text| text.contains("declared, not detected")), "{stand_ins:?}");
