@@ -47,6 +47,11 @@ impl Uplink {
         }
         (self.at, self.http_port) = (Some(at), http_port);
     }
+
+    /// Where artifacts come from: the provisioner's other port.
+    pub(super) fn artifacts(&self) -> Option<SocketAddr> {
+        self.at.map(|at| SocketAddr::new(at.ip(), self.http_port))
+    }
 }
 
 /// What a request carried, to be settled when it was answered.
@@ -177,6 +182,9 @@ impl Service {
             }
         };
         self.uplink.failures = 0;
+        if self.troubles.contains_key("provisioner") {
+            self.try_again_now();
+        }
         // Being away is no trouble of the node; it was told while it lasted.
         self.troubles.remove("provisioner");
         let sent = synced.sent;
@@ -262,6 +270,7 @@ impl Service {
                 if papers.manifest.get() != self.papers.manifest.get() {
                     tracing::info!(number = %papers.manifest.get().number, "a new manifest is in force");
                     self.prepared = None;
+                    self.try_again_now();
                     self.last.k3s_version = None;
                 }
                 self.papers = papers;
