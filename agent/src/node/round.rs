@@ -36,6 +36,8 @@ pub(super) struct Last {
     pub(super) outside: Vec<Outside>,
     /// As the API showed them last; a long list is not asked for in every round.
     pub(super) nodes: Vec<NodeSeen>,
+    /// Likewise; `None` while it is not known.
+    pub(super) runtime_classes: Option<Vec<String>>,
     /// Our Node as read through the load balancer, or as a server's agent saw it, from the last sync.
     pub(super) node_elsewhere: Option<NodeSeen>,
     pub(super) balancer: Option<bool>,
@@ -105,11 +107,14 @@ impl Service {
         let outside = self.prober.outside(now_ms, others, password);
         let (own, outside) = tokio::join!(self.prober.own(now_ms), outside);
         self.prober.note(now_ms, &outside);
-        match (&own.member, &own.nodes) {
-            (_, Some(nodes)) => self.last.nodes.clone_from(nodes),
-            (Some(member), None) if member.ready => {}
-            (Some(_) | None, None) => self.last.nodes.clear(),
+        if own.member.as_ref().is_none_or(|member| !member.ready) {
+            self.last.nodes.clear();
+            self.last.runtime_classes = None;
         }
+        if let Some(nodes) = &own.nodes {
+            self.last.nodes.clone_from(nodes);
+        }
+        self.last.runtime_classes = own.runtime_classes.clone().or(self.last.runtime_classes.take());
         self.last.own = own;
         self.last.outside = outside;
     }

@@ -25,6 +25,8 @@ use tokio::time::Instant;
 const BOXES_AGAIN_MS: u64 = 600_000;
 /// Recipients told in one exchange; its body is bounded.
 const MAX_RECIPIENTS: usize = 64;
+/// Of a cluster with more RuntimeClasses (names of up to 253 bytes) none is told, for the same reason.
+const MAX_CLASSES: usize = 256;
 
 /// The way to the provisioner.
 pub(super) struct Uplink {
@@ -134,6 +136,7 @@ impl Service {
             clock_offset_ms: self.last.clock_offset_ms,
             k3s_version: self.last.k3s_version.clone(),
             nodes: self.last.nodes.clone(),
+            runtime_classes: self.last.runtime_classes.clone().filter(|names| names.len() <= MAX_CLASSES),
         })
     }
 

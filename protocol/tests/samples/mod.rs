@@ -396,6 +396,7 @@ pub(crate) fn server_report() -> ServerReport {
         clock_offset_ms: Some(-12),
         k3s_version: Some("v1.36.3+k3s1".into()),
         nodes: vec![node_seen()],
+        runtime_classes: Some(vec!["kata-qemu-runtime-rs".into()]),
     }
 }
 
