@@ -81,6 +81,8 @@ pub struct ServerReport {
     pub k3s_version: Option<String>,
     /// Node objects as this server's API shows them; empty where it does not answer.
     pub nodes: Vec<NodeSeen>,
+    /// Names of the RuntimeClasses there; `None` while this is not known.
+    pub runtime_classes: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -60,7 +60,8 @@ pub struct Brief {
     pub role: Role,
     pub address: Option<Ipv4Addr>,
     pub k3s_version: Option<String>,
-    pub stand_in: bool,
+    /// As in the status; each cut at 100 bytes.
+    pub stand_ins: Vec<String>,
     pub etcd: Option<EtcdBrief>,
     pub kata: Option<String>,
     pub taints: Vec<String>,

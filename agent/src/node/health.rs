@@ -123,9 +123,9 @@ pub fn status(root: &Root, still: &Still, manifest: &Manifest, seen: &Seen, doin
 
 /// Everything that is not the real thing here.
 fn stand_ins(manifest: &Manifest, fit: Option<Fit>) -> Vec<String> {
-    let mut found: Vec<String> = manifest.k3s.stand_in.iter().cloned().collect();
+    let mut found: Vec<String> = manifest.k3s.stand_in.iter().map(|words| which_part("k3s", words)).collect();
     if let Some(kata) = &manifest.kata {
-        found.extend(kata.stand_in.iter().cloned());
+        found.extend(kata.stand_in.iter().map(|words| which_part("kata", words)));
         match kata.require {
             KataRequire::Files => {
                 found.push("kata: files only, no guest is started (kata.require = \"files\")".into())
@@ -138,6 +138,14 @@ fn stand_ins(manifest: &Manifest, fit: Option<Fit>) -> Vec<String> {
         Some(Fit::Detected) | None => {}
     }
     found
+}
+
+/// A person's words for an artifact, which need not say for which.
+fn which_part(part: &str, words: &str) -> String {
+    match words.to_ascii_lowercase().contains(part) {
+        true => words.into(),
+        false => format!("{part}: {words}"),
+    }
 }
 
 /// Total and available bytes, by /proc/meminfo.
@@ -240,6 +248,41 @@ mod tests {
         let seen = Seen { balancer: Some(false), ..ready_worker() };
         assert_eq!(run(&seen, Doing { was_ready: true, ..Doing::default() }).state, State::Degraded);
         assert_eq!(run(&seen, Doing::default()).state, State::Joining);
+    }
+
+    #[test]
+    fn a_taint_that_nobody_declared_is_shown_and_no_fault() {
+        let mut seen = ready_worker();
+        seen.node.as_mut().unwrap().taints = vec!["maintenance=now:NoSchedule".into()];
+        for was_ready in [true, false] {
+            let status = run(&seen, Doing { was_ready, ..Doing::default() });
+            assert_eq!((status.state, status.reasons.len()), (State::Ready, 0));
+            assert_eq!(status.evidence.node.unwrap().taints, ["maintenance=now:NoSchedule"]);
+        }
+    }
+
+    #[test]
+    fn a_declared_taint_that_is_missing_or_has_another_value_is_a_fault() {
+        let mut manifest = Cluster::new().manifest(4);
+        manifest.taints = vec!["nvidia.com/gpu=present:NoSchedule".into()];
+        for taints in [vec![], vec!["nvidia.com/gpu=absent:NoSchedule".to_owned()]] {
+            let mut seen = ready_worker();
+            seen.node.as_mut().unwrap().taints = taints;
+            let (state, reasons) = judge(&manifest, &evidence(&manifest, &seen), true);
+            assert_eq!(state, State::Degraded);
+            assert_eq!(reasons, ["taint nvidia.com/gpu=present:NoSchedule is missing on its Node object"]);
+        }
+    }
+
+    #[test]
+    fn a_stand_in_is_told_for_the_part_that_it_is() {
+        let mut manifest = Cluster::new().manifest(4);
+        manifest.kata.as_mut().unwrap().stand_in = Some("placeholder files".into());
+        let told = stand_ins(&manifest, None);
+        assert_eq!(told[0], "kata: placeholder files");
+        assert!(told.iter().all(|words| !words.contains("k3s")), "k3s is the real one: {told:?}");
+        manifest.k3s.stand_in = Some("K3s v1.36.3: over Debian's etcd".into());
+        assert_eq!(stand_ins(&manifest, None)[0], "K3s v1.36.3: over Debian's etcd");
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub mod service;
 mod sync;
 /// The stages of this boot.
 mod timeline;
+/// When what waits is tried again, and who is told.
+mod waits;
 
 pub use round::STATUS;
 

@@ -8,6 +8,7 @@ use crate::node::timeline::begins;
 use crate::state::{Root, uptime_ms};
 use muster_protocol::manifest::Manifest;
 use muster_protocol::status::Progress;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +18,16 @@ pub enum PrepareError {
     Kata(#[from] KataError),
     #[error("k3s cannot be put in place")]
     K3s(#[from] PlaceError),
+}
+
+impl PrepareError {
+    /// The step that it hinders.
+    pub(super) fn step(&self) -> &'static str {
+        match self {
+            Self::Kata(_) => "kata",
+            Self::K3s(_) => "k3s",
+        }
+    }
 }
 
 /// Start and end of what was done, in milliseconds since kernel start.
@@ -35,21 +46,49 @@ pub struct Prepared {
     pub waiting: Vec<String>,
 }
 
-/// How far the present file is; read by the service while the thread works.
+/// How far the present file is, read by the service while the thread works; and when each step first began and ended,
+/// which tries that failed and later manifests do not change.
 #[derive(Debug, Clone, Default)]
-pub struct Meter(Arc<Mutex<Option<Progress>>>);
+pub struct Meter(Arc<Mutex<Measured>>);
+
+#[derive(Debug, Default)]
+struct Measured {
+    present: Option<Progress>,
+    /// Start and, once it was done, end.
+    steps: BTreeMap<&'static str, (u64, Option<u64>)>,
+}
 
 impl Meter {
     pub fn read(&self) -> Option<Progress> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.with(|measured| measured.present.clone())
     }
 
     fn set(&self, progress: Option<Progress>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+        self.with(|measured| measured.present = progress);
     }
 
     fn of<'a>(&'a self, step: &'a str) -> impl FnMut(u64, u64) + 'a {
         move |done, total| self.set(Some(Progress { step: step.into(), done, total }))
+    }
+
+    /// Whether this is the step's first try.
+    fn begins(&self, step: &'static str, now_ms: u64) -> bool {
+        self.with(|measured| {
+            let first = !measured.steps.contains_key(step);
+            measured.steps.entry(step).or_insert((now_ms, None));
+            first
+        })
+    }
+
+    fn ended(&self, step: &'static str, now_ms: u64) -> Span {
+        self.with(|measured| {
+            let (started_ms, end) = measured.steps.entry(step).or_insert((now_ms, None));
+            Span { started_ms: *started_ms, ended_ms: *end.get_or_insert(now_ms) }
+        })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Measured) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -77,25 +116,27 @@ fn steps(
     let mut waiting = Vec::new();
     let mut spans = None;
     if let Some(wanted) = &manifest.kata {
-        let started_ms = uptime_ms();
-        begins(root, "kata");
+        if meter.begins("kata", uptime_ms()) {
+            begins(root, "kata");
+        }
         let mut progress = meter.of("kata");
         let mut fetcher = source.as_deref_mut().map(|source| Fetcher { source, progress: &mut progress });
         let placed = kata::put_in_place(root, wanted, &manifest.k3s.version, fetcher.as_mut(), may_replace)?;
         if !placed.current {
             waiting.push(format!("Kata {} is here, but this node runs another one", wanted.version));
         }
-        spans = Some(Span { started_ms, ended_ms: uptime_ms() });
+        spans = Some(meter.ended("kata", uptime_ms()));
     }
-    let started_ms = uptime_ms();
-    begins(root, "k3s");
+    if meter.begins("k3s", uptime_ms()) {
+        begins(root, "k3s");
+    }
     let mut progress = meter.of("k3s");
     let mut fetcher = source.map(|source| Fetcher { source, progress: &mut progress });
     let placed = place::place(root, &manifest.k3s, fetcher.as_mut(), may_replace)?;
     if !placed.current {
         waiting.push(format!("k3s {} is here, but this node runs another one", manifest.k3s.version));
     }
-    Ok(Prepared { kata: spans, k3s: Span { started_ms, ended_ms: uptime_ms() }, waiting })
+    Ok(Prepared { kata: spans, k3s: meter.ended("k3s", uptime_ms()), waiting })
 }
 
 #[cfg(test)]
@@ -132,6 +173,16 @@ mod tests {
         let failed = steps(&root, &manifest, Some(&mut shelf), true, &Meter::default());
         assert!(matches!(failed, Err(PrepareError::Kata(_))));
         assert!(!root.exists("/var/lib/muster/k3s/current"));
+    }
+
+    #[test]
+    fn a_step_begins_with_its_first_try_and_ends_once() {
+        let meter = Meter::default();
+        assert!(meter.begins("kata", 10) && !meter.begins("kata", 20));
+        assert_eq!(meter.ended("kata", 30), Span { started_ms: 10, ended_ms: 30 });
+        assert!(!meter.begins("kata", 40), "looked at again, because k3s failed");
+        assert_eq!(meter.ended("kata", 50), Span { started_ms: 10, ended_ms: 30 });
+        assert!(meter.begins("k3s", 35));
     }
 
     #[test]

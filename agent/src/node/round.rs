@@ -1,23 +1,23 @@
 //! One round of the service: look at everything, go one step on, say how it is.
 
-use crate::node::accept::{may_replace, wants_grant};
+use crate::node::accept::wants_grant;
 use crate::node::gate::decide::Way;
 use crate::node::gate::record::{self, Kept};
 use crate::node::gate::refusal::Refusal;
 use crate::node::gate::{GRANT, GateError};
 use crate::node::health::{Doing, Seen, status};
+use crate::node::kata;
 use crate::node::member;
 use crate::node::probe::{OwnSeen, others};
 use crate::node::service::Service;
 use crate::node::timeline::begins;
 use crate::node::units::{self, UnitState};
-use crate::node::{kata, prepare};
 use crate::state::uptime_ms;
 use muster_protocol::etcd::{DataFacts, GateRecord, NodeSeen, Outside};
 use muster_protocol::ids::{Number, Role};
 use muster_protocol::sealed::Secret;
 use muster_protocol::status::{State, Status};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -36,6 +36,8 @@ pub(super) struct Last {
     pub(super) outside: Vec<Outside>,
     /// As the API showed them last; a long list is not asked for in every round.
     pub(super) nodes: Vec<NodeSeen>,
+    /// Likewise; `None` while it is not known.
+    pub(super) runtime_classes: Option<Vec<String>>,
     /// Our Node as read through the load balancer, or as a server's agent saw it, from the last sync.
     pub(super) node_elsewhere: Option<NodeSeen>,
     pub(super) balancer: Option<bool>,
@@ -105,11 +107,14 @@ impl Service {
         let outside = self.prober.outside(now_ms, others, password);
         let (own, outside) = tokio::join!(self.prober.own(now_ms), outside);
         self.prober.note(now_ms, &outside);
-        match (&own.member, &own.nodes) {
-            (_, Some(nodes)) => self.last.nodes.clone_from(nodes),
-            (Some(member), None) if member.ready => {}
-            (Some(_) | None, None) => self.last.nodes.clear(),
+        if own.member.as_ref().is_none_or(|member| !member.ready) {
+            self.last.nodes.clear();
+            self.last.runtime_classes = None;
         }
+        if let Some(nodes) = &own.nodes {
+            self.last.nodes.clone_from(nodes);
+        }
+        self.last.runtime_classes = own.runtime_classes.clone().or(self.last.runtime_classes.take());
         self.last.own = own;
         self.last.outside = outside;
     }
@@ -226,18 +231,6 @@ impl Service {
             self.troubles.remove("gate");
         }
         self.milestones(now_ms);
-    }
-
-    fn prepare_if_due(&mut self) {
-        let due = self.prepared.is_none() && self.preparing.is_none();
-        if !due || tokio::time::Instant::now() < self.prepare_at {
-            return;
-        }
-        let (root, manifest) = (self.root.clone(), self.papers.manifest.get().clone());
-        let artifacts = self.uplink.artifacts();
-        let (may_replace, meter) = (may_replace(&self.papers.kept), self.meter.clone());
-        let work = move || prepare::prepare(&root, &manifest, artifacts, may_replace, &meter);
-        self.preparing = Some(tokio::task::spawn_blocking(work));
     }
 
     /// All files are verified; or k3s ran here before, and a member waits for nobody.
@@ -390,11 +383,4 @@ impl Service {
 /// Hints are for the log; a status has one line per reason.
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
-}
-
-impl super::sync::Uplink {
-    /// Where artifacts come from: the provisioner's other port.
-    fn artifacts(&self) -> Option<SocketAddr> {
-        self.at.map(|at| SocketAddr::new(at.ip(), self.http_port))
-    }
 }

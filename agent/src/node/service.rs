@@ -2,19 +2,22 @@
 //!
 //! Everything slow (files, commands, the provisioner) runs beside the loop, one of each at a time, and is joined here.
 
+use crate::console;
 use crate::detect;
 use crate::net::find::{Beacons, Found};
+use crate::node::accept::may_replace;
 use crate::node::clock::Samples;
 use crate::node::commands::{self, Ledger};
 use crate::node::gate::Papers;
 use crate::node::health::Still;
 use crate::node::lan::{Board, tls, udp};
 use crate::node::notify::notify;
-use crate::node::prepare::{Meter, PrepareError, Prepared};
+use crate::node::prepare::{Meter, PrepareError, Prepared, prepare};
 use crate::node::probe::Prober;
 use crate::node::round::Last;
 use crate::node::sync::{Sent, Uplink};
 use crate::node::timeline::{Timeline, begins};
+use crate::node::waits::Waits;
 use crate::node::{bless, files, kata};
 use crate::state::{BOOT, Boot, Root, uptime_ms};
 use crate::talk::TalkError;
@@ -68,6 +71,7 @@ pub(super) struct Service {
     pub(super) prepared: Option<Prepared>,
     pub(super) preparing: Option<JoinHandle<Result<Prepared, PrepareError>>>,
     pub(super) prepare_at: Instant,
+    pub(super) waits: Waits,
     pub(super) syncing: Option<JoinHandle<Synced>>,
     pub(super) running: Option<JoinHandle<(Number, Result<String, String>)>>,
     pub(super) started_ms: u64,
@@ -195,6 +199,7 @@ async fn start(options: &Options) -> anyhow::Result<(Service, Trust)> {
         prepared: None,
         preparing: None,
         prepare_at: Instant::now(),
+        waits: Waits::default(),
         syncing: None,
         running: None,
         started_ms,
@@ -282,8 +287,28 @@ impl Service {
         if self.uplink.failures >= MAX_FAILURES || self.uplink.at.is_none() {
             if self.uplink.at != Some(found.api) {
                 tracing::info!(at = %found.api, "found a provisioner");
+                self.try_again_now();
             }
             self.uplink.turn_to(found.api, found.http.port());
+        }
+    }
+
+    pub(super) fn prepare_if_due(&mut self) {
+        let due = self.prepared.is_none() && self.preparing.is_none();
+        if !due || Instant::now() < self.prepare_at {
+            return;
+        }
+        let (root, manifest) = (self.root.clone(), self.papers.manifest.get().clone());
+        let artifacts = self.uplink.artifacts();
+        let (may_replace, meter) = (may_replace(&self.papers.kept), self.meter.clone());
+        let work = move || prepare(&root, &manifest, artifacts, may_replace, &meter);
+        self.preparing = Some(tokio::task::spawn_blocking(work));
+    }
+
+    /// A provisioner is heard that was away, or wants something else.
+    pub(super) fn try_again_now(&mut self) {
+        if self.waits.heard() {
+            self.prepare_at = Instant::now();
         }
     }
 
@@ -291,6 +316,7 @@ impl Service {
         match done {
             Ok(prepared) => {
                 self.troubles.remove("files");
+                self.waits = Waits::default();
                 if let Some(kata) = prepared.kata {
                     self.timeline.add(&self.root, "kata", kata.started_ms, kata.ended_ms);
                     self.last.kata_files = true;
@@ -303,8 +329,12 @@ impl Service {
                 self.prepared = Some(prepared);
             }
             Err(error) => {
+                let wait = self.waits.failed(error.step(), &chain(&error));
+                if let Some(line) = wait.line {
+                    console::say(self.root.as_path(), &line);
+                }
                 self.trouble("files", &error);
-                self.prepare_at = Instant::now() + Duration::from_secs(5);
+                self.prepare_at = Instant::now() + wait.pause;
             }
         }
     }
@@ -317,13 +347,7 @@ impl Service {
 
     /// Told once in the log, and in every status until it is over.
     pub(super) fn trouble(&mut self, about: &'static str, error: &(dyn std::error::Error + 'static)) {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        self.trouble_text(about, text);
+        self.trouble_text(about, chain(error).join(": "));
     }
 
     pub(super) fn trouble_text(&mut self, about: &'static str, text: String) {
@@ -350,4 +374,9 @@ impl Service {
     pub(super) fn k3s(&self) -> PathBuf {
         self.root.path("/var/lib/muster/k3s/current/k3s")
     }
+}
+
+/// The error and its causes, each in its own words.
+fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
 }

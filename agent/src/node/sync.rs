@@ -25,6 +25,8 @@ use tokio::time::Instant;
 const BOXES_AGAIN_MS: u64 = 600_000;
 /// Recipients told in one exchange; its body is bounded.
 const MAX_RECIPIENTS: usize = 64;
+/// Of a cluster with more RuntimeClasses (names of up to 253 bytes) none is told, for the same reason.
+const MAX_CLASSES: usize = 256;
 
 /// The way to the provisioner.
 pub(super) struct Uplink {
@@ -46,6 +48,11 @@ impl Uplink {
             self.talk = None;
         }
         (self.at, self.http_port) = (Some(at), http_port);
+    }
+
+    /// Where artifacts come from: the provisioner's other port.
+    pub(super) fn artifacts(&self) -> Option<SocketAddr> {
+        self.at.map(|at| SocketAddr::new(at.ip(), self.http_port))
     }
 }
 
@@ -129,6 +136,7 @@ impl Service {
             clock_offset_ms: self.last.clock_offset_ms,
             k3s_version: self.last.k3s_version.clone(),
             nodes: self.last.nodes.clone(),
+            runtime_classes: self.last.runtime_classes.clone().filter(|names| names.len() <= MAX_CLASSES),
         })
     }
 
@@ -177,6 +185,9 @@ impl Service {
             }
         };
         self.uplink.failures = 0;
+        if self.troubles.contains_key("provisioner") {
+            self.try_again_now();
+        }
         // Being away is no trouble of the node; it was told while it lasted.
         self.troubles.remove("provisioner");
         let sent = synced.sent;
@@ -262,6 +273,7 @@ impl Service {
                 if papers.manifest.get() != self.papers.manifest.get() {
                     tracing::info!(number = %papers.manifest.get().number, "a new manifest is in force");
                     self.prepared = None;
+                    self.try_again_now();
                     self.last.k3s_version = None;
                 }
                 self.papers = papers;

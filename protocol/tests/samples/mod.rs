@@ -396,6 +396,7 @@ pub(crate) fn server_report() -> ServerReport {
         clock_offset_ms: Some(-12),
         k3s_version: Some("v1.36.3+k3s1".into()),
         nodes: vec![node_seen()],
+        runtime_classes: Some(vec!["kata-qemu-runtime-rs".into()]),
     }
 }
 
@@ -453,7 +454,7 @@ pub(crate) fn brief() -> Brief {
         role: Role::Server,
         address: Some([10, 77, 0, 11].into()),
         k3s_version: Some("v1.36.3+k3s1".into()),
-        stand_in: true,
+        stand_ins: vec!["k3s is a stand-in".into()],
         etcd: Some(EtcdBrief { voter: true, leader: Some(1), member_id: 1, cluster_id: Some(2), members: 3 }),
         kata: Some("4.1.0".into()),
         taints: vec![],

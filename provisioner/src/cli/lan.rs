@@ -230,11 +230,7 @@ fn of_brief(brief: &Brief, from: SocketAddr) -> MachinePart {
         step: brief.step.clone().map(|step| muster_protocol::status::Progress { step, done: 0, total: 0 }),
         reasons: brief.reason.clone().into_iter().collect(),
         taints: brief.taints.clone(),
-        stand_ins: if brief.stand_in {
-            vec![format!("{}: not the real k3s or Kata", brief.node)]
-        } else {
-            Vec::new()
-        },
+        stand_ins: brief.stand_ins.clone(),
         versions: Versions {
             k3s: brief.k3s_version.clone(),
             kata: brief.kata.clone(),
@@ -294,7 +290,7 @@ mod tests {
             role: Role::Worker,
             address: None,
             k3s_version: None,
-            stand_in: true,
+            stand_ins: vec!["kata: stand-in".into()],
             etcd: None,
             kata: None,
             taints: Vec::new(),
@@ -345,6 +341,19 @@ mod tests {
         let picture = put_together(&credential, &roster, &briefs, &BTreeMap::new());
         let states: Vec<&str> = picture.machines.iter().map(|machine| machine.state.as_str()).collect();
         assert_eq!(states, ["ready", "silent"]);
-        assert_eq!((picture.source.as_str(), picture.stand_ins.len()), ("lan", 1));
+        assert_eq!(picture.source, "lan");
+    }
+
+    #[test]
+    fn what_is_a_stand_in_is_told_as_its_nodes_tell_it() {
+        let (credential, roster) = world();
+        let briefs = [("one", 1), ("two", 2)].map(|(name, seed)| {
+            let bytes = answer(name, &key(seed), NONCE);
+            let brief = believe(&credential, &members(&roster), &[NONCE], &bytes).unwrap();
+            (name.to_string(), (brief, SocketAddr::from(([10, 77, 0, 11], PORT))))
+        });
+        let picture = put_together(&credential, &roster, &Briefs::from(briefs), &BTreeMap::new());
+        assert_eq!(picture.stand_ins, ["kata: stand-in"], "the same words of two nodes are one line");
+        assert!(picture.machines.iter().all(|machine| machine.stand_ins == ["kata: stand-in"]));
     }
 }

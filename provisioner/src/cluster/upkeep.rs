@@ -1,17 +1,20 @@
 //! What running nodes and the cluster itself should carry: declared labels and taints, and add-ons by content.
 //!
 //! A ready server reads the Nodes from the API; each deviation becomes one command to it. What others put on a Node stays:
-//! only what is declared is put back. An add-on is applied when its content is not what was applied last.
+//! only what is declared is put back. An add-on is applied when its content is not what was applied last, or when its object is gone.
 
 use super::evidence::View;
 use super::record::{Cluster, Record};
-use muster_protocol::etcd::NodeSeen;
+use muster_protocol::etcd::{NodeSeen, ServerReport};
 use muster_protocol::grant::Action;
 use muster_protocol::ids::{Digest, NodeName};
 
 /// The RuntimeClass of the sandboxes.
-pub const RUNTIME_CLASS: Addon =
-    Addon { name: "runtimeclass-kata", yaml: include_str!("../../../images/addons/runtimeclass-kata.yaml") };
+pub const RUNTIME_CLASS: Addon = Addon {
+    name: "runtimeclass-kata",
+    class: "kata-qemu-runtime-rs",
+    yaml: include_str!("../../../images/addons/runtimeclass-kata.yaml"),
+};
 /// Where that RuntimeClass may put a pod.
 pub const SANDBOX_LABEL: (&str, &str) = ("katacontainers.io/kata-runtime", "true");
 /// A command that changed nothing is not given again before.
@@ -21,6 +24,8 @@ pub const AGAIN_MS: u64 = 60_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addon {
     pub name: &'static str,
+    /// The RuntimeClass that it makes.
+    pub class: &'static str,
     pub yaml: &'static str,
 }
 
@@ -60,11 +65,12 @@ pub fn next(
     if record.lock.is_some() || !view.pending.is_empty() {
         return None;
     }
-    let (server, nodes) = view.declared.iter().find_map(|server| {
+    let (server, report) = view.declared.iter().find_map(|server| {
         let report = &view.fresh(&server.name)?.report;
         let ready = report.own.as_ref().is_some_and(|own| own.ready && !own.learner);
-        (ready && !report.nodes.is_empty()).then_some((&server.name, &report.nodes))
+        (ready && !report.nodes.is_empty()).then_some((&server.name, report))
     })?;
+    let nodes = &report.nodes;
     let drifted = wanted
         .iter()
         .filter(|wanted| nodes.iter().any(|seen| seen.name == wanted.node && differs(seen, wanted)));
@@ -73,7 +79,9 @@ pub fn next(
         labels: wanted.labels.clone(),
         taints: wanted.taints.clone(),
     });
-    let lacking = addons.iter().filter(|addon| record.applied.get(addon.name) != Some(&addon.digest()));
+    let lacking = addons
+        .iter()
+        .filter(|addon| record.applied.get(addon.name) != Some(&addon.digest()) || is_gone(addon, report));
     let applies = lacking.map(|addon| Action::Apply { name: addon.name.into(), yaml: addon.yaml.into() });
     let due = labels.chain(applies).find(|action| !recently(&subject(action)))?;
     Some((server.clone(), due))
@@ -93,11 +101,17 @@ fn differs(seen: &NodeSeen, wanted: &Wanted) -> bool {
         || wanted.taints.iter().any(|taint| !seen.taints.contains(taint))
 }
 
+/// Somebody deleted it. Where a server could not ask, nothing is known.
+fn is_gone(addon: &Addon, report: &ServerReport) -> bool {
+    let classes = report.runtime_classes.as_ref();
+    classes.is_some_and(|classes| !classes.iter().any(|class| class == addon.class))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::evidence::{Heard, Server};
     use super::*;
-    use muster_protocol::etcd::{DataFacts, GateRecord, Identity, OwnMember, ServerReport};
+    use muster_protocol::etcd::{DataFacts, GateRecord, Identity, OwnMember};
     use muster_protocol::ids::Number;
     use muster_protocol::keys::Fingerprint;
     use std::collections::BTreeMap;
@@ -131,8 +145,19 @@ mod tests {
         }
     }
 
-    /// What is due when the only server, ready or not, sees this Node.
+    /// What is due when the only server, ready or not, sees this Node, and has not asked for RuntimeClasses.
     fn due(ready: bool, node: NodeSeen, addons: &[Addon], recently: bool, record: &Record) -> Option<Action> {
+        with_classes(None, ready, node, addons, recently, record)
+    }
+
+    fn with_classes(
+        classes: Option<&[&str]>,
+        ready: bool,
+        node: NodeSeen,
+        addons: &[Addon],
+        recently: bool,
+        record: &Record,
+    ) -> Option<Action> {
         let own = OwnMember {
             identity: None,
             member_id: 1,
@@ -153,6 +178,7 @@ mod tests {
             clock_offset_ms: Some(0),
             k3s_version: None,
             nodes: vec![node],
+            runtime_classes: classes.map(|names| names.iter().map(|name| (*name).into()).collect()),
         };
         let heard = Heard {
             at_ms: 1000,
@@ -215,6 +241,24 @@ mod tests {
         assert_eq!(due(true, seen(RIGHT.0, RIGHT.1), &[RUNTIME_CLASS], false, &record), None);
         record.applied.insert(RUNTIME_CLASS.name.into(), Digest::of(b"an earlier one"));
         assert_eq!(due(true, seen(RIGHT.0, RIGHT.1), &[RUNTIME_CLASS], false, &record), Some(action));
+    }
+
+    #[test]
+    fn an_add_on_whose_object_somebody_deleted_is_applied_again() {
+        let mut record = up();
+        record.applied.insert(RUNTIME_CLASS.name.into(), RUNTIME_CLASS.digest());
+        let due = |classes: Option<&[&str]>, recently| {
+            let node = seen(RIGHT.0, RIGHT.1);
+            let action = with_classes(classes, true, node, &[RUNTIME_CLASS], recently, &record);
+            action.map(|action| subject(&action))
+        };
+        let apply = Some("apply/runtimeclass-kata".to_owned());
+        assert_eq!(due(Some(&[]), false), apply);
+        assert_eq!(due(Some(&["nvidia", "kata-qemu"]), false), apply);
+        assert_eq!(due(Some(&["nvidia", RUNTIME_CLASS.class]), false), None);
+        assert_eq!(due(None, false), None, "not known is not gone");
+        assert_eq!(due(Some(&[]), true), None, "what the server said may be older than the last try");
+        assert!(RUNTIME_CLASS.yaml.contains(&format!("\n  name: {}\n", RUNTIME_CLASS.class)));
     }
 
     #[test]

@@ -59,6 +59,7 @@ fn blank_report() -> ServerReport {
         clock_offset_ms: Some(0),
         k3s_version: None,
         nodes: Vec::new(),
+        runtime_classes: None,
     }
 }
 

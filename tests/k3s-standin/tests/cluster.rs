@@ -220,6 +220,26 @@ fn the_verbs_do_what_they_say(lab: &Lab) {
         (&class["handler"], &class["metadata"]["managedFields"][0]["manager"]),
         (&"kata-qemu".into(), &"muster".into())
     );
+    let listed = || -> Value {
+        let list = lab.said(2, "get --raw /apis/node.k8s.io/v1/runtimeclasses");
+        let list: Value = serde_json::from_str(&list).unwrap();
+        assert_eq!(
+            (&list["kind"], &list["apiVersion"]),
+            (&"RuntimeClassList".into(), &"node.k8s.io/v1".into())
+        );
+        list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].clone()).collect()
+    };
+    assert_eq!(listed(), serde_json::json!(["kata"]));
+    let deleted = lab.said(1, "delete runtimeclass kata");
+    assert_eq!(deleted, "runtimeclass.node.k8s.io \"kata\" deleted");
+    assert_eq!(listed(), serde_json::json!([]));
+    assert!(!lab.kubectl(3, "get runtimeclass kata").status.success());
+    lab.said(3, &apply);
+    assert_eq!(
+        listed(),
+        serde_json::json!(["kata"]),
+        "what was applied before it was deleted is applied whole"
+    );
 
     let missing = lab.kubectl(1, "delete node mini-pc-9");
     assert!(!missing.status.success());

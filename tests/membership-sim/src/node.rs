@@ -170,6 +170,7 @@ impl Node {
             clock_offset_ms: Some(0),
             k3s_version: None,
             nodes: self.nodes(world, now),
+            runtime_classes: None,
         }
     }
 

@@ -21,6 +21,8 @@ const MAX_AGE_MS: u64 = 60_000;
 const MAX_NONCES: usize = 4096;
 /// Longest reason in an answer.
 const MAX_REASON: usize = 200;
+/// Longest words for a part that is a stand-in.
+const MAX_STAND_IN: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Ignored {
@@ -129,10 +131,11 @@ pub fn answer(
         (bytes.len() <= room.min(MAX_PACKET)).then_some(bytes)
     };
     // What a person misses least goes first.
-    let shorten: [fn(&mut Brief); 4] = [
+    let shorten: [fn(&mut Brief); 5] = [
         |_whole| {},
         |brief| brief.taints.clear(),
         |brief| brief.reason = brief.reason.take().map(|reason| cut(&reason, 40)),
+        |brief| brief.stand_ins.iter_mut().for_each(|words| *words = cut(words, 24)),
         |brief| (brief.reason, brief.k3s_version, brief.kata, brief.step) = (None, None, None, None),
     ];
     shorten.iter().find_map(|shorten| {
@@ -157,7 +160,7 @@ fn brief(status: &Status, nonce: [u8; 16]) -> Option<(NodeName, Brief)> {
         role: status.role?,
         address: status.address,
         k3s_version: evidence.k3s.as_ref().map(|k3s| k3s.version.clone()),
-        stand_in: !status.stand_ins.is_empty(),
+        stand_ins: status.stand_ins.iter().map(|words| cut(words, MAX_STAND_IN)).collect(),
         etcd: evidence.etcd.as_ref().map(|etcd| EtcdBrief {
             voter: etcd.voter,
             leader: etcd.leader,
@@ -262,6 +265,22 @@ mod tests {
             answered += 1;
         }
         assert!(answered > MAX_PACKET - 400, "{answered}");
+    }
+
+    #[test]
+    fn which_parts_are_stand_ins_is_told_in_the_shortest_answer_too() {
+        let cluster = Cluster::new();
+        let mut status = a_status(1);
+        status.stand_ins = ["k3s", "kata"].map(|part| format!("{part}: {}", "x".repeat(1000))).into();
+        let answers = |room| answer(&status, [1; 16], &cluster.node(1), cluster.trust.cluster, room);
+        let shortest = (0..MAX_PACKET).find_map(answers).unwrap();
+        for (bytes, most) in [(shortest, 24), (answers(MAX_PACKET).unwrap(), MAX_STAND_IN)] {
+            let Packet::Answer { brief, .. } = wire::decode(&bytes).unwrap() else { panic!("an answer") };
+            let by = By::Key(cluster.trust.cluster, &cluster.node(1).public());
+            let told = brief.verify(by, &Listener::default()).unwrap().into_inner().stand_ins;
+            assert!(told[0].starts_with("k3s: x") && told[1].starts_with("kata: x"), "{told:?}");
+            assert!(told.len() == 2 && told.iter().all(|words| words.len() == most), "{told:?}");
+        }
     }
 
     #[test]

@@ -25,12 +25,16 @@ const METRICS: u16 = 2381;
 const GATEWAY: u16 = 2382;
 const TLS: &str = "/var/lib/rancher/k3s/server/tls";
 const AGENT: &str = "/var/lib/rancher/k3s/agent";
+const RUNTIME_CLASSES: &str = "/apis/node.k8s.io/v1/runtimeclasses";
 const SNAPSHOTS: &str = "/var/lib/rancher/k3s/server/db/snapshots";
 
 /// "Connected" means in two scrapes at least this far apart (design §8).
 const CONNECTED_MS: u64 = 5000;
 /// etcd logs each connection without a certificate: so often is it asked by a node that has none.
 const UNCERTIFIED_MS: u64 = 10_000;
+/// RuntimeClasses are asked for this often. Whoever puts a missing one back waits longer between two tries than this, so
+/// that an answer from before the last try never asks for the next.
+const CLASSES_MS: u64 = 30_000;
 
 /// What our own loopback said in one round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +42,23 @@ pub struct OwnSeen {
     pub member: Option<OwnMember>,
     /// `None` when the API server did not list them.
     pub nodes: Option<Vec<NodeSeen>>,
+    /// Likewise.
+    pub runtime_classes: Option<Vec<String>>,
+}
+
+/// What is asked of our own API server in one round, besides whether it is ready.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    nodes: bool,
+    classes: bool,
+}
+
+/// What it answered.
+#[derive(Debug, Default)]
+struct Api {
+    ready: bool,
+    nodes: Option<Vec<NodeSeen>>,
+    runtime_classes: Option<Vec<String>>,
 }
 
 /// Asks, and remembers since when each peer was connected.
@@ -46,6 +67,7 @@ pub struct Prober {
     anyone: Arc<ClientConfig>,
     connected: Connected,
     nodes_due_ms: u64,
+    classes_due_ms: u64,
     /// When a peer port was looked at without a certificate, and what was found.
     peer_ports: BTreeMap<Ipv4Addr, (u64, bool)>,
 }
@@ -57,25 +79,29 @@ impl Prober {
             anyone: anyone(None)?,
             connected: Connected::default(),
             nodes_due_ms: 0,
+            classes_due_ms: 0,
             peer_ports: BTreeMap::new(),
         })
     }
 
     /// Our own member, from four places that each know a part; at most 2 s, since all are asked at once.
     pub async fn own(&mut self, now_ms: u64) -> OwnSeen {
-        let list_nodes = now_ms >= self.nodes_due_ms;
+        let due = Due { nodes: now_ms >= self.nodes_due_ms, classes: now_ms >= self.classes_due_ms };
         let (health, metrics, cacerts, members, status, api) = tokio::join!(
             Ask::get(loopback(METRICS), "/health").plain(),
             Ask::get(loopback(METRICS), "/metrics").plain(),
             Ask::get(loopback(API), "/cacerts").tls(&self.anyone),
             Ask::get(loopback(API), "/db/info").tls(&self.anyone),
             self.gateway("/v3/maintenance/status", "{}"),
-            self.api(list_nodes),
+            self.api(due),
         );
-        let (ready, nodes) = api;
+        let Api { ready, nodes, runtime_classes } = api;
         if let Some(nodes) = &nodes {
             // A long list is asked for less often: it is for drift and `ready`, not for the gates.
             self.nodes_due_ms = now_ms + (nodes.len() as u64) * 50;
+        }
+        if runtime_classes.is_some() {
+            self.classes_due_ms = now_ms + CLASSES_MS;
         }
         let metrics = ok(metrics).map(|body| parse::metrics(&String::from_utf8_lossy(&body)));
         let status = status.ok().and_then(|answer| parse::etcd_status(&answer.body));
@@ -84,7 +110,7 @@ impl Prober {
 
         let metrics_id = metrics.as_ref().and_then(|metrics| metrics.member_id);
         let Some(member_id) = metrics_id.or(status.as_ref().map(|status| status.member_id)) else {
-            return OwnSeen { member: None, nodes };
+            return OwnSeen { member: None, nodes, runtime_classes };
         };
         let ca = ok(cacerts).map(|body| Digest::of(&body));
         let identity = match (ca, &status) {
@@ -101,7 +127,7 @@ impl Prober {
             members: list(members),
             connected,
         };
-        OwnSeen { member: Some(member), nodes }
+        OwnSeen { member: Some(member), nodes, runtime_classes }
     }
 
     /// Others, from outside. The server token is shown only to holders of a certificate by our own CA.
@@ -184,22 +210,28 @@ impl Prober {
         Ask { json: Some(json), ..Ask::get(loopback(GATEWAY), path) }.tls(&config).await
     }
 
-    /// `/readyz` and the Nodes, with the API server's own admin certificate: a `kubectl` each 5 s would cost more
+    /// `/readyz`, the Nodes and the RuntimeClasses, with the API server's own admin certificate: a `kubectl` each 5 s would cost more
     /// than all other probes together.
-    async fn api(&self, list_nodes: bool) -> (bool, Option<Vec<NodeSeen>>) {
+    async fn api(&self, due: Due) -> Api {
         let (Some(ca), Some(certificate), Some(key)) =
             (self.read("server-ca.crt"), self.read("client-admin.crt"), self.read("client-admin.key"))
         else {
-            return (false, None);
+            return Api::default();
         };
-        let Ok(config) = only(&ca, Some((&certificate, &key))) else { return (false, None) };
+        let Ok(config) = only(&ca, Some((&certificate, &key))) else { return Api::default() };
         let ready = Ask::get(loopback(API), "/readyz").tls(&config).await;
         let ready = matches!(ready, Ok(Answer { status: 200, .. }));
-        if !ready || !list_nodes {
-            return (ready, None);
+        let list = async |path: &str, due: bool| match ready && due {
+            true => ok(Ask::get(loopback(API), path).tls(&config).await),
+            false => None,
+        };
+        let (nodes, runtime_classes) =
+            tokio::join!(list("/api/v1/nodes", due.nodes), list(RUNTIME_CLASSES, due.classes));
+        Api {
+            ready,
+            nodes: nodes.and_then(|body| parse::nodes(&body)),
+            runtime_classes: runtime_classes.and_then(|body| parse::names(&body)),
         }
-        let nodes = Ask::get(loopback(API), "/api/v1/nodes").tls(&config).await;
-        (ready, ok(nodes).and_then(|body| parse::nodes(&body)))
     }
 
     fn read(&self, name: &str) -> Option<Vec<u8>> {

@@ -141,6 +141,21 @@ pub fn nodes(body: &[u8]) -> Option<Vec<NodeSeen>> {
     Some(node.seen().into_iter().collect())
 }
 
+/// The names in any list of objects.
+pub fn names(body: &[u8]) -> Option<Vec<String>> {
+    #[derive(Deserialize)]
+    struct List {
+        /// Go writes an empty list so, too.
+        items: Option<Vec<Item>>,
+    }
+    #[derive(Deserialize)]
+    struct Item {
+        metadata: Metadata,
+    }
+    let list: List = serde_json::from_slice(body).ok()?;
+    Some(list.items.into_iter().flatten().map(|item| item.metadata.name).collect())
+}
+
 #[derive(Deserialize)]
 struct Node {
     metadata: Metadata,
@@ -365,6 +380,16 @@ mod tests {
         assert_eq!(found[0].taints, ["x:NoSchedule"]);
         assert!(!found[0].ready);
         assert_eq!(nodes(b"[]"), None);
+    }
+
+    #[test]
+    fn an_empty_list_is_known_to_be_empty_and_rubbish_is_not_known() {
+        let list = br#"{"kind":"RuntimeClassList","apiVersion":"node.k8s.io/v1","items":[
+            {"metadata":{"name":"nvidia","uid":"x"},"handler":"nvidia"},{"metadata":{"name":"kata-qemu-runtime-rs"}}]}"#;
+        assert_eq!(names(list).unwrap(), ["nvidia", "kata-qemu-runtime-rs"]);
+        assert_eq!(names(br#"{"items":[]}"#), Some(vec![]));
+        assert_eq!(names(br#"{"items":null}"#), Some(vec![]));
+        assert_eq!(names(b"<html>"), None);
     }
 
     #[test]

@@ -51,21 +51,28 @@ fn servers_that_start_at_once_join_one_by_one(lab: &mut Lab) {
     lab.nothing_went_wrong();
 }
 
-/// By signed commands, which a server's agent runs: the RuntimeClass, and a label that somebody changed. What somebody else
-/// put on a Node is left alone.
+/// By signed commands, which a server's agent runs: the RuntimeClass, also after somebody deleted it, and a label that
+/// somebody changed. What somebody else put on a Node is left alone, and no fault.
 fn what_is_declared_is_put_there_and_put_back(lab: &Lab) {
     let class = ["get", "runtimeclass", "kata-qemu-runtime-rs", "-o", "name"];
     lab.wait("the RuntimeClass is there", |lab| lab.machine(1).kubectl(&class).is_some());
     let node = name(4).to_string();
+    lab.machine(1).kubectl(&["delete", "runtimeclass", "kata-qemu-runtime-rs"]).unwrap();
+    assert!(lab.machine(1).kubectl(&class).is_none(), "it is gone");
     let (ours, theirs) = ("katacontainers.io/kata-runtime", "mine=yes");
     let changed = ["label", "node", &node, "--overwrite", &format!("{ours}=false"), theirs];
     lab.machine(1).kubectl(&changed).unwrap();
+    lab.machine(1).kubectl(&["taint", "node", &node, "maintenance=now:NoSchedule"]).unwrap();
     lab.wait("the label is as declared again", |lab| {
         let node = lab.machine(1).kubectl(&["get", "node", &node, "-o", "json"]).unwrap_or_default();
         let node: serde_json::Value = serde_json::from_str(&node).unwrap_or_default();
         let label = |key: &str| node["metadata"]["labels"][key].as_str();
         label(ours) == Some("true") && label("mine") == Some("yes")
     });
+    lab.wait("the RuntimeClass is there again", |lab| lab.machine(1).kubectl(&class).is_some());
+    let taints = |lab: &Lab| lab.status(4).and_then(|status| status.evidence.node).map(|node| node.taints);
+    lab.wait("the taint is seen", |lab| taints(lab) == Some(vec!["maintenance=now:NoSchedule".into()]));
+    assert!(lab.is_ready(4), "a taint that nobody declared is a person's own");
 }
 
 /// The provisioner is away, everything goes dark. The first server comes back wiped with its old configuration, the second

@@ -41,6 +41,9 @@ pub(crate) fn ask(hub: &str, trust: Trust, operator: SecretKey) -> BTreeMap<Node
             let brief =
                 brief.verify(By::Key(trust.cluster, &key), &Listener::default()).unwrap().into_inner();
             assert_eq!(brief.nonce, nonce);
+            for part in ["k3s: stand-in", "kata: stand-in"] {
+                assert!(brief.stand_ins.iter().any(|told| told == part), "{:?}", brief.stand_ins);
+            }
             answered.insert(node, brief.state);
         }
         answered

@@ -68,8 +68,8 @@ async fn objects_at(k3s: &K3s, asked: &Asked) -> Result<Answer, ObjectError> {
     if asked.method == Method::GET {
         return if is_collection(path) {
             let items = objects::list(store, path, LIMIT).await?;
-            let kind = if path.ends_with("/nodes") { "NodeList" } else { "List" };
-            let list = json!({"apiVersion": "v1", "kind": kind, "metadata": {"resourceVersion": ""}, "items": items});
+            let (api_version, kind) = list_of(path);
+            let list = json!({"apiVersion": api_version, "kind": kind, "metadata": {"resourceVersion": ""}, "items": items});
             Ok(Answer::json(200, &list))
         } else {
             Ok(Answer::json(200, &objects::get(store, path).await?))
@@ -123,6 +123,15 @@ fn is_collection(path: &str) -> bool {
     };
     let namespaced = parts.iter().rev().nth(rest.saturating_sub(1)) == Some(&"namespaces") && rest > 2;
     if namespaced { rest == 3 } else { rest == 1 }
+}
+
+/// Version and kind of a collection's answer, for the collections that Muster asks for.
+fn list_of(path: &str) -> (&'static str, &'static str) {
+    match path {
+        "/api/v1/nodes" => ("v1", "NodeList"),
+        "/apis/node.k8s.io/v1/runtimeclasses" => ("node.k8s.io/v1", "RuntimeClassList"),
+        _ => ("v1", "List"),
+    }
 }
 
 fn query(query: &str, key: &str) -> Option<String> {

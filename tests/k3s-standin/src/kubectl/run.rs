@@ -57,7 +57,7 @@ async fn get(api: &Api, call: &Call) -> Result<(), KubectlError> {
         Err(e) => return Err(e),
     };
     if name.is_none() {
-        object["kind"] = "List".into();
+        (object["apiVersion"], object["kind"]) = ("v1".into(), "List".into());
     }
     match call.output.as_deref() {
         Some("json") => say!("{:#}", object),
