@@ -2,6 +2,8 @@
 //! but other rules of gate and k3s often make a single wrong answer harmless there.
 #![allow(clippy::unwrap_used, reason = "a test ends where its expectation does")]
 
+/// Before there is a cluster.
+mod init;
 /// The evidence.
 mod scene;
 
@@ -11,7 +13,7 @@ use muster_protocol::grant::{Action, Start};
 use muster_protocol::ids::Number;
 use scene::{
     FENCE, IDENTITY, NEWEST, NOW_MS, NOW_UNIX, OTHER, STRANGER, Scene, address, blank, heard, learner,
-    member, name, outside, third_node, unstarted,
+    member, name, node_seen, outside, unstarted,
 };
 
 #[test]
@@ -147,9 +149,9 @@ fn the_lock_is_its_holders_until_all_list_it_as_a_voter_that_serves() {
     votes.also_listed(member(3));
     votes.third_runs(false);
     votes.assert_locked("a voter whose Node is not there");
-    votes.report(3).nodes = vec![third_node(false)];
+    votes.report(3).nodes = vec![node_seen(3, false)];
     votes.assert_locked("a voter whose Node is not ready");
-    votes.report(3).nodes = vec![third_node(true)];
+    votes.report(3).nodes = vec![node_seen(3, true)];
     votes.own(3).ready = false;
     votes.assert_locked("a voter whose API is not ready");
     votes.own(3).ready = true;

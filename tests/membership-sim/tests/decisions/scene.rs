@@ -49,6 +49,27 @@ impl Scene {
         scene
     }
 
+    /// No cluster yet: all three are blank and ask.
+    pub(crate) fn blank() -> Self {
+        let asks = |n| Heard { wants_grant: true, ..heard(n, blank()) };
+        Self { record: Record::default(), heard: (1..=3).map(|n| (name(n), asks(n))).collect() }
+    }
+
+    /// The first was told to make it.
+    pub(crate) fn initialising() -> Self {
+        let scene = Self::blank();
+        Self { record: scene.next(), ..scene }
+    }
+
+    /// The first has made it.
+    pub(crate) fn first_leads(&mut self) {
+        let report = self.report(1);
+        report.data.wal = true;
+        report.record = voter(1).record;
+        report.own = Some(OwnMember { members: Ok(vec![member(1)]), ..own(1) });
+        report.nodes = vec![node_seen(1, true)];
+    }
+
     pub(crate) fn heard(&mut self, n: u8) -> &mut Heard {
         self.heard.get_mut(&name(n)).unwrap()
     }
@@ -201,9 +222,9 @@ pub(crate) fn outside(n: u8, ca: Digest, list: &[EtcdMember]) -> Outside {
     Outside { address: address(n), peer_port: true, ca: Some(ca), members: Ok(list.to_vec()) }
 }
 
-pub(crate) fn third_node(ready: bool) -> NodeSeen {
+pub(crate) fn node_seen(n: u8, ready: bool) -> NodeSeen {
     NodeSeen {
-        name: name(3),
+        name: name(n),
         ready,
         taints: Vec::new(),
         labels: Vec::new(),
