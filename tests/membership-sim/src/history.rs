@@ -240,7 +240,7 @@ impl History {
         if crash {
             self.hang_up_all();
         }
-        self.watch.turn(&before, &self.provisioner.store)?;
+        self.watch.turn(&before, &self.provisioner.store, &self.world, &self.nodes)?;
         // A grant travels in the reply to its own node's report, never by itself.
         let asker = &self.nodes[from].server.name;
         if let Some(grant) = sent.grants.into_iter().find(|grant| grant.node == *asker)

@@ -2,6 +2,7 @@
 
 use crate::node::Node;
 use crate::provisioner::Store;
+use k3s_model::config::url_host;
 use k3s_model::world::{Event, World};
 use muster_protocol::ids::Number;
 use std::fmt;
@@ -12,6 +13,8 @@ pub enum Violation {
     TwoClusters { clusters: usize },
     /// Two servers are in their join loops, or one is while another's change was let begin.
     TwoChanges { joining: Vec<String> },
+    /// A lock was released while its holder was listed and not yet a voter.
+    ReleasedEarly { holder: String },
     /// A lock was given a number that is not higher than every one that a node has accepted.
     NumberFell { had: Number, got: Number },
 }
@@ -21,6 +24,9 @@ impl fmt::Display for Violation {
         match self {
             Self::TwoClusters { clusters } => write!(f, "{clusters} clusters were made"),
             Self::TwoChanges { joining } => write!(f, "changes at once: {}", joining.join(", ")),
+            Self::ReleasedEarly { holder } => {
+                write!(f, "the lock was released while {holder} was listed and no voter")
+            }
             Self::NumberFell { had, got } => write!(f, "a lock got number {got} after {had}"),
         }
     }
@@ -43,7 +49,21 @@ impl Watch {
     }
 
     /// Compares the stores around one turn of the provisioner.
-    pub fn turn(&mut self, before: &Store, after: &Store) -> Result<(), Violation> {
+    pub fn turn(
+        &mut self,
+        before: &Store,
+        after: &Store,
+        world: &World,
+        nodes: &[Node],
+    ) -> Result<(), Violation> {
+        let fence = after.record.lock.as_ref().map(|lock| lock.fence);
+        let released = before.record.lock.as_ref().filter(|lock| Some(lock.fence) != fence);
+        if let Some(lock) = released
+            && let Some(node) = nodes.iter().find(|node| node.server.name == lock.holder)
+            && is_changing(world, nodes, node)
+        {
+            return Err(Violation::ReleasedEarly { holder: lock.holder.to_string() });
+        }
         let new = after.record.lock.as_ref().filter(|lock| before.record.lock.as_ref() != Some(*lock));
         let Some(lock) = new else { return Ok(()) };
         let same = before
@@ -76,6 +96,17 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+/// Added, and no voter yet, in the list that a server with a quorum gives now.
+fn is_changing(world: &World, nodes: &[Node], node: &Node) -> bool {
+    let address = node.server.address.to_string();
+    nodes.iter().any(|by| {
+        world.member_list_as_seen_by(by.machine).is_ok_and(|list| {
+            let mut listed = list.iter().filter(|member| url_host(&member.peer_url) == address);
+            listed.any(|member| member.learner || member.name.is_none())
+        })
+    })
 }
 
 fn is_learner(world: &World, node: &Node) -> bool {

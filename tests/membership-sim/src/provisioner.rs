@@ -3,7 +3,7 @@
 use crate::luck::Luck;
 use muster::cluster::evidence::{Heard, Server, View};
 use muster::cluster::membership::{Decision, Fresh, decide};
-use muster::cluster::record::Record;
+use muster::cluster::record::{Listed, Record};
 use muster_protocol::grant::{Action, Grant, Start};
 use muster_protocol::ids::{NodeName, Number};
 use muster_protocol::keys::Fingerprint;
@@ -29,6 +29,8 @@ pub enum ProvisionerBug {
     SendBeforeSave,
     /// Gives the lock holder's grant to join to everybody.
     GrantsToAll,
+    /// Releases the lock as soon as its holder is listed.
+    ReleasesEarly,
     /// Starts again from number zero after a loss of its store.
     NumbersRestart,
 }
@@ -128,7 +130,10 @@ impl Provisioner {
         }
         // The number and the record are one transaction.
         self.store.counter = counter;
-        if let Some(next) = decision.record {
+        if let Some(mut next) = decision.record {
+            if self.bug == ProvisionerBug::ReleasesEarly {
+                next.lock.take_if(|lock| lock.listed > Listed::Never);
+            }
             self.store.record = next;
         }
         if !decision.commands.is_empty() {

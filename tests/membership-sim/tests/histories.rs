@@ -81,6 +81,14 @@ fn a_provisioner_that_grants_to_all_is_caught() {
 }
 
 #[test]
+fn a_lock_that_is_released_early_is_caught() {
+    bites(
+        |plan| plan.provisioner = ProvisionerBug::ReleasesEarly,
+        |v| matches!(v, Violation::ReleasedEarly { .. }),
+    );
+}
+
+#[test]
 fn numbers_that_restart_are_caught() {
     bites(
         |plan| plan.provisioner = ProvisionerBug::NumbersRestart,

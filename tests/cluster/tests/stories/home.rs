@@ -90,7 +90,11 @@ impl Home {
     }
 
     fn command(&self) -> Command {
-        let mut command = inside(&self.namespace, &self.muster);
+        self.within(&self.muster)
+    }
+
+    fn within(&self, program: &Path) -> Command {
+        let mut command = inside(&self.namespace, program);
         command
             .env("MUSTER_STATE", self.state())
             .env("MUSTER_CONFIG", self.root.join("cluster.toml"))
@@ -110,9 +114,10 @@ impl Home {
         text(&done.stdout)
     }
 
-    /// What a command that fails tells the operator.
+    /// What a command that fails tells the operator. One that goes on instead (`serve`) is stopped after a minute.
     pub(crate) fn refused(&self, args: &[&str]) -> String {
-        let done = self.run(args);
+        let mut limited = self.within(Path::new("timeout"));
+        let done = limited.arg("60").arg(&self.muster).args(args).output().unwrap();
         assert!(!done.status.success(), "muster {} went through: {}", args.join(" "), text(&done.stdout));
         text(&done.stderr)
     }
@@ -182,6 +187,14 @@ impl Home {
     pub(crate) fn reasons(&self, n: u8) -> String {
         let picture = self.json(&["status", "-o", "json"]);
         picture["machines"][usize::from(n) - 1]["reasons"].to_string()
+    }
+
+    /// A report with this member in its list has arrived, and the decision was taken with it.
+    pub(crate) fn lists(&self, member: Option<u64>) -> bool {
+        let picture = self.json(&["status", "-o", "json"]);
+        let members = picture["etcd"]["members"].as_array().into_iter().flatten();
+        let ids: Vec<&str> = members.filter_map(|member| member["id"].as_str()).collect();
+        member.is_some_and(|id| ids.contains(&id.to_string().as_str()))
     }
 
     /// Why nothing is handed out.

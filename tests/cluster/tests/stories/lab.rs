@@ -200,7 +200,11 @@ impl Lab {
             assert_eq!(seen.identities.len(), 1, "one cluster, ever: {:?}", seen.identities);
             assert!(seen.doubled.is_empty(), "two changes at once: {:?}", seen.doubled);
         });
-        one_change_at_a_time(&self.home.events());
+        let events = self.home.events();
+        one_change_at_a_time(&events);
+        let gone = events.iter().filter(|event| event.contains("is gone from every list")).count();
+        let evictions: usize = self.machines.values().map(|machine| machine.said("Removed learner ")).sum();
+        assert!(gone <= evictions, "{evictions} learners were evicted: {events:#?}");
         self.wait("every server knows itself as a member of the one cluster", |lab| {
             let known = (1..=3).map(|n| match lab.machine(n).kept().record {
                 GateRecord::Member { identity, .. } => Some(format!("{identity:?}")),
