@@ -184,6 +184,7 @@ pub(crate) fn own(n: u8) -> OwnMember {
 
 pub(crate) fn blank() -> ServerReport {
     ServerReport {
+        runtime_classes: None,
         data: DataFacts::default(),
         record: GateRecord::Fresh,
         unit: "failed".into(),
@@ -198,6 +199,7 @@ pub(crate) fn blank() -> ServerReport {
 
 pub(crate) fn voter(n: u8) -> ServerReport {
     ServerReport {
+        runtime_classes: None,
         data: DataFacts { wal: true, ..DataFacts::default() },
         record: GateRecord::Member { identity: IDENTITY, name: member(n).name.unwrap(), address: address(n) },
         unit: "active".into(),
