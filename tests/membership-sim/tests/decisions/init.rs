@@ -1,6 +1,8 @@
 //! Init, once ever: who keeps it from beginning, who gets the grant, and what ends it.
 
-use crate::scene::{FENCE, IDENTITY, NEWEST, OTHER, Scene, member, name, node_seen, outside, own};
+use crate::scene::{
+    Change, FENCE, IDENTITY, NEWEST, OTHER, Obstacle, Scene, member, name, node_seen, outside, own,
+};
 use muster::cluster::record::{Cluster, Purpose};
 use muster_protocol::etcd::{EtcdMember, GateRecord};
 use muster_protocol::grant::Start;
@@ -21,8 +23,6 @@ fn where_all_are_blank_the_first_makes_the_cluster_from_the_saved_record_and_nob
     assert_eq!(decision.grants, [(name(1), lock.fence, init)]);
     assert_eq!(decision.record, None, "asked again it is the same init");
 }
-
-type Obstacle = (&'static str, fn(&mut Scene), &'static str);
 
 /// With each the third server alone is no blank one.
 const OBSTACLES: &[Obstacle] = &[
@@ -70,7 +70,7 @@ fn a_person_vouches_for_one_that_cannot_answer() {
 
 #[test]
 fn only_the_disk_that_began_it_goes_on() {
-    let lost: &[(&str, fn(&mut Scene))] = &[
+    let lost: &[Change] = &[
         ("a disk of another order", |s| s.heard(1).installation = Number { n: FENCE.n + 1, ..FENCE }),
         ("unknown data", |s| s.report(1).data.wal = true),
         ("another init", |s| s.report(1).record = GateRecord::Initialising { nonce: [1; 16] }),
@@ -98,7 +98,7 @@ fn a_first_server_that_went_dark_is_waited_for() {
 
 #[test]
 fn it_is_made_by_a_voter_that_leads_alone_and_serves_and_by_nothing_less() {
-    let less: &[(&str, fn(&mut Scene))] = &[
+    let less: &[Change] = &[
         ("a learner", |s| s.own(1).learner = true),
         ("no leader", |s| s.own(1).leader = None),
         ("unhealthy", |s| s.own(1).healthy = false),

@@ -12,8 +12,8 @@ use muster_protocol::etcd::{EtcdMember, GateRecord, Identity};
 use muster_protocol::grant::{Action, Start};
 use muster_protocol::ids::Number;
 use scene::{
-    FENCE, IDENTITY, NEWEST, NOW_MS, NOW_UNIX, OTHER, STRANGER, Scene, address, blank, heard, learner,
-    member, name, node_seen, outside, unstarted,
+    FENCE, IDENTITY, NEWEST, NOW_MS, NOW_UNIX, OTHER, Obstacle, STRANGER, Scene, address, blank, heard,
+    learner, member, name, node_seen, outside, unstarted,
 };
 
 #[test]
@@ -28,9 +28,6 @@ fn where_all_is_well_the_one_that_asks_gets_the_lock_first_and_the_grant_from_th
     let join = Start::Join { identity: IDENTITY, voters };
     assert_eq!(scene.decide().grants, [(name(3), lock.fence, join)]);
 }
-
-/// What is broken, how, and the words that must say so.
-type Obstacle = (&'static str, fn(&mut Scene), &'static str);
 
 const OBSTACLES: &[Obstacle] = &[
     // The list.

@@ -21,6 +21,11 @@ pub(crate) const NEWEST: Number = Number { n: 40, ..FENCE };
 /// No machine has it.
 pub(crate) const STRANGER: u8 = 99;
 
+/// What is otherwise, in words, and the change that makes it so.
+pub(crate) type Change = (&'static str, fn(&mut Scene));
+/// Likewise, with what is said of it.
+pub(crate) type Obstacle = (&'static str, fn(&mut Scene), &'static str);
+
 /// Three declared servers; the first two are well, the third is blank and asks.
 pub(crate) struct Scene {
     pub(crate) record: Record,
