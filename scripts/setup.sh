@@ -85,8 +85,8 @@ room() { # what is free where the checkout and the cache are
         mkdir -p "$place"
         free=$(df --output=avail --block-size=1M "$place" | tail -1)
         [ "$free" -ge 2048 ] ||
-            die "only $((free)) MiB are free for $place" "a first run needs about 10 GiB; \`rm -rf target\` and $cache give some back"
-        [ "$free" -ge 10240 ] || say "$((free)) MiB are free for $place: enough for a second run, a first one needs about 10 GiB"
+            die "only $free MiB are free for $place" "a first run needs about 10 GiB; \`rm -rf target\` and $cache give some back"
+        [ "$free" -ge 10240 ] || say "$free MiB are free for $place: enough for a second run, a first one needs about 10 GiB"
     done
 }
 

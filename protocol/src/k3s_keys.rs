@@ -59,24 +59,25 @@ const PORT: &str =
     "muster asks k3s on its usual ports; on others it would see nothing and hold back every change";
 const WHOLE: &str = "every server is voter, API server and worker at once; muster waits for all three";
 
+const RENEWED: &str = "the configuration is written anew at each start";
+
 const TAKE_OUT: &str = "take it out of `extra`";
 const ROLE: &str = "take it out of `extra`; `role = \"server\"` of the machines says who is a member";
 const ENTRY: &str = "take it out of `extra`; set `name`, `address`, `labels` and `taints` of the machine";
+const BY_HAND: &str = "take it out of `extra`; call `k3s server --cluster-reset` by hand";
+const PLACE: &str = "take it out of `extra`; it is /var/lib/rancher/k3s on the data partition";
+const S3: &str = "name a Secret by `etcd-s3-config-secret`";
 
 /// All of them. One letter is k3s's other name for the key before it.
 pub const ALL: &[Reserved] = &[
     gate("cluster-init", INIT, ROLE),
     gate("server", JOIN, ROLE),
     gate("s", JOIN, ROLE),
-    gate("cluster-reset", RESET, "take it out of `extra`; call `k3s server --cluster-reset` by hand"),
-    gate(
-        "cluster-reset-restore-path",
-        RESET,
-        "take it out of `extra`; call `k3s server --cluster-reset` by hand",
-    ),
+    gate("cluster-reset", RESET, BY_HAND),
+    gate("cluster-reset-restore-path", RESET, BY_HAND),
     gate("datastore-endpoint", ELSEWHERE, "take it out of `extra`; muster's clusters have embedded etcd"),
-    gate("data-dir", ELSEWHERE, "take it out of `extra`; it is /var/lib/rancher/k3s on the data partition"),
-    gate("d", ELSEWHERE, "take it out of `extra`; it is /var/lib/rancher/k3s on the data partition"),
+    gate("data-dir", ELSEWHERE, PLACE),
+    gate("d", ELSEWHERE, PLACE),
     gate("disable-etcd", WHOLE, "take it out of `extra`; a machine without etcd is `role = \"worker\"`"),
     muster("token", TOKEN, TAKE_OUT),
     muster("t", TOKEN, TAKE_OUT),
@@ -89,13 +90,13 @@ pub const ALL: &[Reserved] = &[
     muster("i", MACHINE, ENTRY),
     muster("node-label", MACHINE, ENTRY),
     muster("node-taint", MACHINE, ENTRY),
-    muster("config", "the configuration is written anew at each start", TAKE_OUT),
-    muster("c", "the configuration is written anew at each start", TAKE_OUT),
+    muster("config", RENEWED, TAKE_OUT),
+    muster("c", RENEWED, TAKE_OUT),
     muster("etcd-expose-metrics", "etcd's metrics are for this machine's agent alone", TAKE_OUT),
     muster("secrets-encryption", "it is on, and cannot be changed under a running cluster", TAKE_OUT),
-    nobody("etcd-s3-access-key", SECRET, "name a Secret by `etcd-s3-config-secret`"),
-    nobody("etcd-s3-secret-key", SECRET, "name a Secret by `etcd-s3-config-secret`"),
-    nobody("etcd-s3-session-token", SECRET, "name a Secret by `etcd-s3-config-secret`"),
+    nobody("etcd-s3-access-key", SECRET, S3),
+    nobody("etcd-s3-secret-key", SECRET, S3),
+    nobody("etcd-s3-session-token", SECRET, S3),
     nobody("vpn-auth", SECRET, "name a file by `vpn-auth-file`"),
     nobody("https-listen-port", PORT, TAKE_OUT),
     nobody("supervisor-port", PORT, TAKE_OUT),

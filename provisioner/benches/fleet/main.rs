@@ -6,6 +6,8 @@
 //! when a budget of the design is missed.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run ends")]
 
+#[path = "../../tests/api_support/mod.rs"]
+mod api_support;
 /// Ten thousand agents that are one process.
 mod crowd;
 /// A cluster's keys, and files for its agents and its operator.

@@ -4,6 +4,7 @@
 //! windows of 4, all of them at the same time, and over TLS its hello and its status with a key of its own. Simulated are
 //! the machines: eight addresses, a thread each; a block is counted and thrown away.
 
+use super::api_support;
 use super::pxe::{self, Rom};
 use super::support::{self, Folder, Host, Lan, noise};
 use super::{dist, memory, row};
@@ -11,15 +12,13 @@ use muster::store::founding::found;
 use muster::store::state_dir::StateDir;
 use muster_identity::http::Client;
 use muster_identity::{Expect, Identity, client_config};
-use muster_protocol::class::Class;
 use muster_protocol::dhcp::{MessageType, code};
-use muster_protocol::hello::{Answer, Hello, Seen};
-use muster_protocol::ids::{Arch, InstanceId, Mac};
-use muster_protocol::inventory::{Cpu, Dmi, Firmware, Inventory, Nic};
+use muster_protocol::hello::Answer;
+use muster_protocol::ids::{InstanceId, Mac};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::roster::Operator;
 use muster_protocol::signed::Trust;
-use muster_protocol::status::{Evidence, State, Status};
+use muster_protocol::status::{State, Status};
 use muster_protocol::sync::Report;
 use muster_protocol::wire;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -115,7 +114,7 @@ fn configuration() -> String {
 }
 
 fn mac(n: u8) -> Mac {
-    Mac([0x52, 0x54, 0, 1, 0, n])
+    Mac([2, 0, 0, 0, 0, n])
 }
 
 /// The file that a machine is offered: by broadcast, and on 4011 where the offer does not say it.
@@ -205,7 +204,9 @@ fn ask(n: u8, trust: &Trust) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut http = Client::new(SocketAddr::from((SERVER, 7480)), config);
-        for (path, body) in [("/agent/hello", hello(n)), ("/agent/v1/report", report(&key))] {
+        for (path, body) in
+            [("/agent/hello", wire::encode(&api_support::hello(n, n))), ("/agent/v1/report", report(&key))]
+        {
             let answer = http.post(path, "application/octet-stream", body, LIMIT).await.unwrap();
             assert_eq!(answer.status, 200, "{path}: {}", String::from_utf8_lossy(&answer.body));
             if path == "/agent/hello" {
@@ -215,51 +216,9 @@ fn ask(n: u8, trust: &Trust) {
     });
 }
 
-fn hello(n: u8) -> Vec<u8> {
-    let nic = Nic { name: "eth0".into(), mac: mac(n), driver: None, carrier: true, speed_mbps: None };
-    let inventory = Inventory {
-        arch: Arch::X86_64,
-        dmi: Dmi::default(),
-        cpu: Cpu::default(),
-        memory_bytes: 1 << 34,
-        disks: Vec::new(),
-        nics: vec![nic],
-        pci: Vec::new(),
-        firmware: Firmware { uefi: true, secure_boot: None, variables: true },
-        kvm: false,
-    };
-    let inventory = wire::encode(&inventory);
-    wire::encode(&Hello { inventory, marker: None, seen: Seen::default(), uptime_ms: 5_000, mac: mac(n) })
-}
-
 fn report(key: &SecretKey) -> Vec<u8> {
     let mut boot = [0; 8];
     boot.copy_from_slice(&noise(8));
-    let status = Status {
-        node: None,
-        key: key.public().fingerprint(),
-        boot: InstanceId(boot),
-        sequence: 1,
-        uptime_ms: 6_000,
-        state: State::Waiting,
-        step: None,
-        reasons: vec!["not declared".into()],
-        arch: Arch::X86_64,
-        declared: None,
-        detected: Class::Generic,
-        fit: None,
-        role: None,
-        address: None,
-        agent_version: "0.1.0".into(),
-        kernel: "6.12".into(),
-        image: None,
-        manifest: None,
-        evidence: Evidence::default(),
-        stand_ins: Vec::new(),
-        memory_total: 1 << 34,
-        memory_available: 1 << 33,
-        data_free: None,
-        stages: Vec::new(),
-    };
+    let status = Status { boot: InstanceId(boot), ..api_support::status(key, State::Waiting) };
     wire::encode(&Report { status, installed: None, log: Vec::new() })
 }
