@@ -1,28 +1,23 @@
-//! A window of blocks on its way out: read into one buffer with the headers between them, sent in as few calls as the
+//! A window of blocks on its way out: the file's own pages with the headers between them, sent in as few calls as the
 //! kernel allows.
 //!
-//! With UDP segmentation (`UDP_SEGMENT`, Linux 4.18) the kernel cuts one buffer into datagrams, which is what makes a
-//! window cheap. Where a path cannot do it, the datagrams go out by `sendmmsg`.
+//! With UDP segmentation (`UDP_SEGMENT`, Linux 4.18) the kernel cuts one call's bytes into datagrams, which is what makes
+//! a window cheap. Where a path cannot do it, each datagram is a call.
 
-use super::packet::data_header;
+use super::{mapped::Mapped, packet::data_header};
 use nix::{
     errno::Errno,
-    sys::{
-        socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg, sendto},
-        uio::preadv,
-    },
+    sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
 };
 use std::{
-    fs::File,
-    io::{self, IoSlice, IoSliceMut},
-    os::{fd::AsRawFd, unix::fs::FileExt},
+    io::{self, IoSlice},
+    ops::Range,
+    os::fd::AsRawFd,
 };
 
-/// A buffer that all transfers of one thread share: blocks are read again when they have to be sent again, so a
-/// transfer that waits holds no memory.
+/// How windows are sent.
 #[derive(Debug)]
 pub(super) struct Batch {
-    buffer: Vec<u8>,
     /// Cleared when the kernel said no once.
     segmentation: bool,
 }
@@ -30,8 +25,7 @@ pub(super) struct Batch {
 /// Which blocks of which file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window<'a> {
-    pub(super) file: &'a File,
-    pub(super) size: u64,
+    pub(super) file: &'a Mapped,
     pub(super) block: u16,
     pub(super) first: u64,
     pub(super) count: u16,
@@ -39,87 +33,63 @@ pub(super) struct Window<'a> {
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { buffer: Vec::new(), segmentation: true }
+        Self { segmentation: true }
     }
 }
 
 impl Batch {
-    /// Reads the window and sends it. A full socket buffer is no error: what is lost is sent again by the timer.
+    /// Sends the window. A full socket buffer is no error: what is lost is sent again by the timer.
     pub(super) fn send(
         &mut self,
         socket: &impl AsRawFd,
         peer: &SockaddrIn,
         window: Window,
     ) -> io::Result<()> {
-        let length = self.fill(window)?;
-        let stride = usize::from(window.block) + HEADER;
-        let bytes = &self.buffer[..length];
         let fd = socket.as_raw_fd();
-        if window.count == 1 {
-            return lossy(sendto(fd, bytes, peer, MsgFlags::MSG_DONTWAIT).map(drop));
-        }
-        if self.segmentation {
-            match segmented(fd, bytes, stride, peer) {
+        let Window { file, block, first, count } = window;
+        let stride = usize::from(block) + HEADER;
+        // One call carries one IP packet's 65,507 bytes, and 64 segments (UDP_MAX_SEGMENTS) at most.
+        let most = u64::try_from((LARGEST_UDP / stride).clamp(1, 64)).unwrap_or(1);
+        let (mut next, behind) = (first, first + u64::from(count));
+        while next < behind {
+            let now = if self.segmentation { most.min(behind - next) } else { 1 };
+            match datagrams(fd, peer, file, block, next..next + now) {
                 // EIO: the interface has no checksum offload; EINVAL: an old kernel or an odd path.
-                Err(Errno::EIO | Errno::EINVAL | Errno::ENOPROTOOPT | Errno::EMSGSIZE) => {
-                    self.segmentation = false
+                Err(Errno::EIO | Errno::EINVAL | Errno::ENOPROTOOPT | Errno::EMSGSIZE) if now > 1 => {
+                    self.segmentation = false;
+                    continue;
                 }
-                sent => return lossy(sent),
+                sent => lossy(sent)?,
             }
+            next += now;
         }
-        lossy(one_by_one(fd, bytes, stride, peer))
-    }
-
-    /// Lays the window out as it goes over the wire; how many bytes that is.
-    fn fill(&mut self, window: Window) -> io::Result<usize> {
-        let block = usize::from(window.block);
-        let stride = block + HEADER;
-        let offset = (window.first - 1) * u64::from(window.block);
-        let left = window.size.saturating_sub(offset);
-        let data = usize::try_from(left).unwrap_or(usize::MAX).min(block * usize::from(window.count));
-        let length = data + HEADER * usize::from(window.count);
-        if self.buffer.len() < length {
-            self.buffer.resize(length, 0);
-        }
-        let buffer = &mut self.buffer[..length];
-        for (number, datagram) in (window.first..).zip(buffer.chunks_mut(stride)) {
-            datagram[..HEADER].copy_from_slice(&data_header(number));
-        }
-        if window.count == 1 {
-            window.file.read_exact_at(&mut buffer[HEADER..], offset)?;
-            return Ok(length);
-        }
-        let mut parts: Vec<IoSliceMut> =
-            buffer.chunks_mut(stride).map(|datagram| IoSliceMut::new(&mut datagram[HEADER..])).collect();
-        let position = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        if preadv(window.file, &mut parts, position)? < data {
-            // A signal or a file system that gives less: the slow way reads the rest or says what is wrong.
-            for (at, datagram) in (offset..).step_by(block).zip(buffer.chunks_mut(stride)) {
-                window.file.read_exact_at(&mut datagram[HEADER..], at)?;
-            }
-        }
-        Ok(length)
+        Ok(())
     }
 }
 
-fn segmented(fd: i32, bytes: &[u8], stride: usize, peer: &SockaddrIn) -> Result<(), Errno> {
-    // One call carries at most 64 segments (UDP_MAX_SEGMENTS) and one IP packet's 65,507 bytes.
-    let most = (LARGEST_UDP / stride).clamp(1, 64) * stride;
-    let segment = u16::try_from(stride).map_err(|_| Errno::EINVAL)?;
-    for part in bytes.chunks(most) {
-        let control = [ControlMessage::UdpGsoSegments(&segment)];
-        // A part that is a single datagram needs no cutting, and some kernels refuse a segment longer than it.
-        let control = if part.len() > stride { &control[..] } else { &[] };
-        sendmsg(fd, &[IoSlice::new(part)], control, MsgFlags::MSG_DONTWAIT, Some(peer))?;
+/// These blocks in one call.
+fn datagrams(
+    fd: i32,
+    peer: &SockaddrIn,
+    file: &Mapped,
+    block: u16,
+    numbers: Range<u64>,
+) -> Result<(), Errno> {
+    let data = |number: u64| file.part((number - 1) * u64::from(block), usize::from(block));
+    if numbers.end - numbers.start == 1 {
+        let header = data_header(numbers.start);
+        let parts = [IoSlice::new(&header), IoSlice::new(data(numbers.start))];
+        return sendmsg(fd, &parts, &[], MsgFlags::MSG_DONTWAIT, Some(peer)).map(drop);
     }
-    Ok(())
-}
-
-fn one_by_one(fd: i32, bytes: &[u8], stride: usize, peer: &SockaddrIn) -> Result<(), Errno> {
-    let parts: Vec<[IoSlice; 1]> = bytes.chunks(stride).map(|datagram| [IoSlice::new(datagram)]).collect();
-    let mut headers = MultiHeaders::preallocate(parts.len(), None);
-    let peers = vec![Some(*peer); parts.len()];
-    sendmmsg(fd, &mut headers, &parts, &peers, [], MsgFlags::MSG_DONTWAIT).map(drop)
+    let headers: Vec<[u8; HEADER]> = numbers.clone().map(data_header).collect();
+    let parts: Vec<IoSlice> = headers
+        .iter()
+        .zip(numbers)
+        .flat_map(|(header, number)| [IoSlice::new(header), IoSlice::new(data(number))])
+        .collect();
+    let segment = block + HEADER as u16;
+    let control = [ControlMessage::UdpGsoSegments(&segment)];
+    sendmsg(fd, &parts, &control, MsgFlags::MSG_DONTWAIT, Some(peer)).map(drop)
 }
 
 /// A packet that the network, or our own queue, has no room for is a lost packet.
@@ -152,8 +122,9 @@ mod tests {
         let std::net::SocketAddr::V4(peer) = client.local_addr().unwrap() else { panic!("not IPv4") };
         let peer = SockaddrIn::from(peer);
         assert!(peer.len() > 0);
-        let mut batch = Batch { segmentation, ..Batch::default() };
-        let window = Window { file: &file, size: size as u64, block, first, count };
+        let mut batch = Batch { segmentation };
+        let mapped = Mapped::new(&file, size as u64).unwrap();
+        let window = Window { file: &mapped, block, first, count };
         batch.send(&server, &peer, window).unwrap();
         assert_eq!(batch.segmentation, segmentation, "loopback can segment");
         let mut arrived = Vec::new();
@@ -181,6 +152,21 @@ mod tests {
             assert_eq!(sent(segmentation, 8 * 5, 8, 5, 2)[1].len(), 4);
             assert_eq!(sent(segmentation, 1000, 512, 2, 1)[0].len(), 492);
             assert_eq!(sent(segmentation, 0, 512, 1, 1)[0].len(), 4);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_is_an_error() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(8192).unwrap();
+        let mapped = Mapped::new(&file, 8192).unwrap();
+        file.set_len(0).unwrap();
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let peer = SockaddrIn::from(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 9));
+        for count in [1, 4] {
+            let window = Window { file: &mapped, block: 1468, first: 1, count };
+            let sent = Batch::default().send(&server, &peer, window);
+            assert_eq!(sent.unwrap_err().raw_os_error(), Some(Errno::EFAULT as i32));
         }
     }
 }

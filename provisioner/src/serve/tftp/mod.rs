@@ -5,10 +5,12 @@
 //! wants: a late packet of one transfer cannot hit the next, and who forges a request does not know where to send the
 //! acknowledgements that would make it a stream.
 
-/// Reading and sending a window.
+/// Sending a window.
 mod batch;
 /// Timers.
 mod deadlines;
+/// A file's pages.
+mod mapped;
 /// Bytes to requests and back.
 pub mod packet;
 /// What comes in on port 69.

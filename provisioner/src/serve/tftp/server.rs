@@ -3,7 +3,8 @@
 use super::{
     Listener,
     batch::{Batch, Window},
-    deadlines::Deadlines,
+    deadlines::{Alarm, Deadlines},
+    mapped::Mapped,
     packet::{Fault, Malformed, Mode, Packet, Request, decode, error},
     receive::{listen, receive_request},
     terms::{agree, largest_block},
@@ -31,7 +32,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, info, warn};
@@ -46,6 +47,7 @@ pub(super) struct Server {
     /// The newest transfer of each client port.
     peers: HashMap<SocketAddrV4, u64>,
     deadlines: Deadlines,
+    alarm: Alarm,
     batch: Batch,
     next_key: u64,
     largest_block: u16,
@@ -58,7 +60,8 @@ struct Session {
     socket: UdpSocket,
     peer: SocketAddrV4,
     name: String,
-    opened: Opened,
+    size: u64,
+    file: Mapped,
     began: Instant,
     /// Whether the start was told; that is when the client has shown itself.
     told: bool,
@@ -76,6 +79,8 @@ impl Server {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener.socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        let alarm = Alarm::new()?;
+        epoll.add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN, ALARM))?;
         Ok(Self {
             listener,
             published,
@@ -85,6 +90,7 @@ impl Server {
             sessions: HashMap::new(),
             peers: HashMap::new(),
             deadlines: Deadlines::default(),
+            alarm,
             batch: Batch::default(),
             next_key: FIRST_KEY,
             largest_block: 512,
@@ -98,8 +104,9 @@ impl Server {
             let now = Instant::now();
             self.look(now);
             self.expire(now);
-            let pause = self.deadlines.pause(now).unwrap_or(LOOK).min(self.next_look.duration_since(now));
-            let count = match self.epoll.wait(&mut ready, milliseconds(pause)) {
+            let next = self.deadlines.next().map_or(self.next_look, |next| next.min(self.next_look));
+            self.alarm.set(next, now)?;
+            let count = match self.epoll.wait(&mut ready, EpollTimeout::NONE) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(errno.into()),
@@ -109,6 +116,7 @@ impl Server {
                 match event.data() {
                     STOP => return self.stop.read().map(drop).map_err(Into::into),
                     LISTENER => self.requests(now),
+                    ALARM => self.alarm.rang(),
                     key => drop(self.serve(now, key)),
                 }
             }
@@ -203,20 +211,22 @@ impl Server {
             warn!(%peer, name, "too many transfers");
             return self.refuse(peer, Fault::NotDefined, "busy, ask again");
         }
-        let terms = agree(request, opened.size, self.largest_block);
+        let Opened { file, size, .. } = opened;
+        let terms = agree(request, size, self.largest_block);
         let key = self.next_key;
-        let socket = match self.transfer_socket(local, key) {
-            Ok(socket) => socket,
-            Err(error) => {
-                warn!(%peer, name, %error, "no socket for a transfer");
-                return self.refuse(peer, Fault::NotDefined, "busy, ask again");
-            }
-        };
+        let (socket, file) =
+            match self.transfer_socket(local, key).and_then(|s| Ok((s, Mapped::new(&file, size)?))) {
+                Ok(both) => both,
+                Err(error) => {
+                    warn!(%peer, name, %error, "no socket or no room for a transfer");
+                    return self.refuse(peer, Fault::NotDefined, "busy, ask again");
+                }
+            };
         self.next_key += 1;
         debug!(%peer, name, block = terms.block, window = terms.window, "transfer asked for");
-        let transfer = Transfer::new(now, opened.size, terms);
+        let transfer = Transfer::new(now, size, terms);
         let promised = transfer.next_deadline();
-        let session = Session { transfer, socket, peer, name, opened, began: now, told: false, promised };
+        let session = Session { transfer, socket, peer, name, size, file, began: now, told: false, promised };
         self.deadlines.promise(promised, key);
         self.sessions.insert(key, session);
         self.peers.insert(peer, key);
@@ -299,8 +309,7 @@ impl Server {
                 }
                 Output::Blocks { first, count } => {
                     let block = session.transfer.terms().block;
-                    let window =
-                        Window { file: &session.opened.file, size: session.opened.size, block, first, count };
+                    let window = Window { file: &session.file, block, first, count };
                     if let Err(error) = self.batch.send(&session.socket, &to, window) {
                         warn!(name = session.name, peer = %session.peer, %error, "cannot send");
                         end = Some(Err(error));
@@ -325,14 +334,14 @@ impl Server {
 
     /// Forgets a transfer and tells how it ended; `None`: the client began another one.
     fn finish(&mut self, key: u64, end: Option<io::Result<End>>) {
-        let Some(Session { peer, name, opened, began, told, .. }) = self.sessions.remove(&key) else {
+        let Some(Session { peer, name, size, began, told, .. }) = self.sessions.remove(&key) else {
             return;
         };
         if self.peers.get(&peer) == Some(&key) {
             self.peers.remove(&peer);
         }
         let what = match end {
-            Some(end) => ended(end, name, opened.size, began.elapsed()),
+            Some(end) => ended(end, name, size, began.elapsed()),
             // Asked again before it ever answered: nothing was lost.
             None if !told => return debug!(%peer, name, "asked again"),
             None => What::TftpFailed { name, why: "the client began again".into() },
@@ -381,15 +390,10 @@ fn fault_of(why: &NotServed) -> Fault {
     }
 }
 
-/// Rounded up: waking before the time means waking twice.
-fn milliseconds(pause: Duration) -> EpollTimeout {
-    let ms = u16::try_from(pause.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
-    EpollTimeout::from(ms)
-}
-
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
-const FIRST_KEY: u64 = 2;
+const ALARM: u64 = 2;
+const FIRST_KEY: u64 = 3;
 /// Descriptors, mostly: the usual limit of a process is 1024.
 const MOST_SESSIONS: usize = 512;
 /// A request longer than Ethernet's MTU is none.
