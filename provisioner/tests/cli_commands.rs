@@ -115,6 +115,9 @@ fn exit_codes_tell_what_kind_of_failure_it_was() {
         err.starts_with("muster: the provisioner at 127.0.0.1:1 does not answer") && err.contains("\nhint: "),
         "{err}"
     );
+    let (code, out, err) = home.run(&["node", "metrics", "mini-pc-1"]);
+    assert_eq!((code, out.as_str()), (1, ""), "nobody could be believed");
+    assert!(err.contains("no roster is kept on this computer\nhint: "), "{err}");
     assert_eq!(home.run(&["cluster", "unlock"]).0, 2, "not confirmed");
     assert_eq!(home.run(&["--help"]).0, 0);
     assert_eq!(home.run(&["--version"]).0, 0);

@@ -132,6 +132,13 @@ impl Credential {
         self.verify_roster(&std::fs::read(self.folder.join("roster")).ok()?)
     }
 
+    /// The roster, or how to come by one: without it nobody knows whom to believe on the LAN.
+    pub(super) fn known_roster(&self) -> anyhow::Result<Roster> {
+        self.roster().context(
+            "no roster is kept on this computer\nhint: any answer of the provisioner brings one; then the LAN can be asked without it",
+        )
+    }
+
     fn verify_roster(&self, bytes: &[u8]) -> Option<Roster> {
         let signed: Signed<Roster> = wire::decode(bytes).ok()?;
         let verified = signed.verify(By::Online(&self.trust), &Listener::default()).ok()?;

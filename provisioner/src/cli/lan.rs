@@ -4,7 +4,7 @@
 use super::credential::Credential;
 use super::status::now_unix_ms;
 use crate::core::picture::{API_VERSION, ClusterPart, EtcdPart, MachinePart, Picture, Versions};
-use muster_identity::http::Client as Http;
+use muster_identity::http::{Client as Http, Response};
 use muster_identity::{Expect, Identity, client_config};
 use muster_protocol::lan::{Brief, MAX_PACKET, PORT, Packet, Question, window};
 use muster_protocol::roster::{Member, Roster};
@@ -32,6 +32,21 @@ pub(super) fn picture(credential: &Credential, roster: &Roster, full: bool) -> a
         false => BTreeMap::new(),
     };
     Ok(put_together(credential, roster, &briefs, &statuses))
+}
+
+/// What one node's agent answers to `path` over TLS, wherever on the LAN it is; `None`: it does not answer.
+pub(super) fn get(
+    credential: &Credential,
+    roster: &Roster,
+    member: &Member,
+    path: &str,
+) -> anyhow::Result<Option<Response>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let alone = Roster { nodes: vec![member.clone()], ..roster.clone() };
+    let briefs = runtime.block_on(ask(credential, &alone))?;
+    let Some((_, from)) = briefs.get(member.name.as_str()) else { return Ok(None) };
+    let response = runtime.block_on(http(credential, member, *from)?.get(path, FULL))?;
+    Ok(Some(response))
 }
 
 type Briefs = BTreeMap<String, (Brief, SocketAddr)>;
@@ -152,13 +167,11 @@ async fn ask_all(
     roster: &Roster,
     briefs: &Briefs,
 ) -> anyhow::Result<BTreeMap<String, Status>> {
-    let identity = Identity::operator(credential.trust.cluster, &credential.key)?;
     let mut asked = JoinSet::new();
     for member in &roster.nodes {
         let Some((_, from)) = briefs.get(member.name.as_str()) else { continue };
-        let config = client_config(&identity, &credential.trust, Expect::Node(member.key))?;
+        let mut http = http(credential, member, *from)?;
         let (member, cluster) = (member.clone(), credential.trust.cluster);
-        let mut http = Http::new(SocketAddr::new(from.ip(), PORT), config);
         asked.spawn(async move {
             let response = http.get("/status", FULL).await.ok().filter(|response| response.status == 200)?;
             let signed: Signed<Status> = wire::decode(&response.body).ok()?;
@@ -167,6 +180,13 @@ async fn ask_all(
         });
     }
     Ok(asked.join_all().await.into_iter().flatten().collect())
+}
+
+/// To the agent that answered from there, and to nobody who is not `member`.
+fn http(credential: &Credential, member: &Member, from: SocketAddr) -> anyhow::Result<Http> {
+    let identity = Identity::operator(credential.trust.cluster, &credential.key)?;
+    let config = client_config(&identity, &credential.trust, Expect::Node(member.key))?;
+    Ok(Http::new(SocketAddr::new(from.ip(), PORT), config))
 }
 
 fn put_together(

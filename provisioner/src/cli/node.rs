@@ -1,9 +1,10 @@
-//! `muster node`: list, show, explain, approve, install.
+//! `muster node`: list, show, explain, metrics, approve, install.
 
 use super::client::Client;
+use super::credential::Credential;
 use super::exit::{Code, Failure};
 use super::status::now_unix_ms;
-use super::{Common, Output, plan, print};
+use super::{Common, Output, lan, plan, print};
 use crate::core::explain::Explanation;
 use crate::core::picture::{MachinePart, Picture};
 use crate::core::plan::PlanPart;
@@ -21,6 +22,8 @@ pub(super) enum Ask {
     Show(Named),
     /// Why a machine did not boot, and what to look at
     Explain(Named),
+    /// A node's own metrics, in Prometheus' text format, asked of its agent on the LAN
+    Metrics { name: NodeName },
     /// Admit a key, after comparing the fingerprint on the machine's console
     Approve(Approval),
     /// Order an install, in place of whatever order there is
@@ -62,21 +65,24 @@ pub(super) struct Installation {
 }
 
 pub(super) fn run(common: &Common, ask: &Ask) -> Result<(), Failure> {
-    let mut client = Client::new(common)?;
+    let client = || Client::new(common);
     match ask {
-        Ask::List(list) if list.seen => seen(&mut client, list.output),
-        Ask::List(list) => list_machines(&mut client, list.output),
-        Ask::Show(named) => show(&mut client, named),
-        Ask::Explain(named) => explain(&mut client, named),
+        Ask::List(list) if list.seen => seen(&mut client()?, list.output),
+        Ask::List(list) => list_machines(&mut client()?, list.output),
+        Ask::Show(named) => show(&mut client()?, named),
+        Ask::Explain(named) => explain(&mut client()?, named),
+        // The provisioner need not run for this.
+        Ask::Metrics { name } => metrics(&Credential::load(common)?, name),
         Ask::Approve(approval) => {
             let body = Approve { key: approval.fingerprint, replace: approval.replace_key };
-            let () = client.post(&format!("/v1/nodes/{}/approve", approval.name), &body)?;
+            let () = client()?.post(&format!("/v1/nodes/{}/approve", approval.name), &body)?;
             print::note(&format!("key {} is admitted as {}", approval.fingerprint, approval.name));
             Ok(())
         }
         Ask::Install(installation) => {
             let body = Install { plan: installation.wipe };
-            let done: Installed = client.post(&format!("/v1/nodes/{}/install", installation.name), &body)?;
+            let done: Installed =
+                client()?.post(&format!("/v1/nodes/{}/install", installation.name), &body)?;
             print::out(&format!("{}\n", done.order))?;
             print::note(&format!(
                 "order {} for {}: it is carried out at the machine's next network boot",
@@ -190,6 +196,27 @@ fn details(machine: &MachinePart, plan: Option<&PlanPart>) -> String {
         text.push_str(&format!("\n{}", print::table(&["WHEN (UTC)", "STAGE", "TOOK", "BYTES"], &rows)));
     }
     text
+}
+
+fn metrics(credential: &Credential, name: &NodeName) -> Result<(), Failure> {
+    let roster = credential.known_roster()?;
+    let Some(member) = roster.nodes.iter().find(|member| member.name == *name) else {
+        let unknown = anyhow::anyhow!(
+            "no node `{name}` is in the roster that this computer keeps\nhint: a node is in it once its key is admitted; `muster node list` asks the provisioner"
+        );
+        return Err(Failure::new(Code::NotFound, unknown));
+    };
+    let Some(response) = lan::get(credential, &roster, member, "/metrics")? else {
+        let silent = anyhow::anyhow!(
+            "the agent of `{name}` does not answer on this LAN\nhint: `muster status --lan` shows who does"
+        );
+        return Err(Failure::new(Code::TimedOut, silent));
+    };
+    let text = String::from_utf8_lossy(&response.body);
+    if response.status != 200 {
+        return Err(anyhow::anyhow!("the agent of `{name}` says: {}", print::clean(text.trim_end())).into());
+    }
+    Ok(print::out(&format!("{}\n", print::clean_lines(&text)))?)
 }
 
 /// Ends with 6 when something was found to be in the way.

@@ -9,7 +9,7 @@ pub(super) fn clean(text: &str) -> String {
 }
 
 /// The same, but lines stay lines.
-fn clean_lines(text: &str) -> String {
+pub(super) fn clean_lines(text: &str) -> String {
     text.lines().map(clean).collect::<Vec<_>>().join("\n")
 }
 

@@ -84,10 +84,7 @@ pub(super) fn picture(common: &Common, only_lan: bool, full: bool) -> Result<Pic
         }
         None => {
             let credential = Credential::load(common)?;
-            let roster = credential.roster().ok_or_else(|| {
-                anyhow::anyhow!("no roster is kept on this computer\nhint: any answer of the provisioner brings one; then the LAN can be asked without it")
-            })?;
-            Ok(lan::picture(&credential, &roster, full)?)
+            Ok(lan::picture(&credential, &credential.known_roster()?, full)?)
         }
     }
 }

@@ -49,6 +49,8 @@ fn servers_that_start_at_once_join_one_by_one(lab: &mut Lab) {
     what_is_declared_is_put_there_and_put_back(lab);
     no_secret_where_it_does_not_belong(lab);
     wait_on_the_lan(lab, "the LAN says so, too");
+    let metrics = lab.home.must(&["node", "metrics", name(1).as_str()]);
+    assert!(metrics.contains("muster_node_state{state=\"ready\"} 1\n"), "{metrics}");
     lab.nothing_went_wrong();
 }
 

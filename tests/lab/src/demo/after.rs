@@ -126,6 +126,12 @@ impl Run<'_> {
         };
         self.muster.keep_answer("lan", &["status"])?;
         self.muster.keep_answer("lan", &["status", "-o", "json"])?;
+        for machine in &self.declared {
+            let code = self.muster.keep_answer("lan", &["node", "metrics", &machine.name])?;
+            if code != Some(0) {
+                complaints.push(format!("{} gave no metrics; see answers/", machine.name));
+            }
+        }
         if answer.source != "lan" {
             complaints.push(format!("without a provisioner the status came from `{}`", answer.source));
         }

@@ -57,14 +57,15 @@ impl Muster<'_> {
     }
 
     /// Keeps what it says, on stdout and with which exit code, for whoever searches through the answers.
-    /// `from`: who answers.
-    pub(crate) fn keep_answer<S: AsRef<OsStr>>(&self, from: &str, args: &[S]) -> Result<()> {
+    /// `from`: who answers. Gives the exit code.
+    pub(crate) fn keep_answer<S: AsRef<OsStr>>(&self, from: &str, args: &[S]) -> Result<Option<i32>> {
         let answers = self.folder.join("answers");
         std::fs::create_dir_all(&answers).with_context(|| answers.display().to_string())?;
         let (code, text) = self.ask(args, Duration::from_secs(60))?;
         let file = answers.join(format!("{from} {}", words(args)).replace(' ', "_"));
         let kept = format!("{text}\nexit code {code:?}\n");
-        std::fs::write(&file, kept).with_context(|| file.display().to_string())
+        std::fs::write(&file, kept).with_context(|| file.display().to_string())?;
+        Ok(code)
     }
 
     /// Every machine's state. The exit code is not looked at: it also says whether all are well.
