@@ -7,12 +7,14 @@ cd "$repo"
 scripts/setup.sh
 scripts/dist.sh >/dev/null
 dist=$repo/target/dist
+missed=0
 row() { # WHAT FILE BUDGET-MIB
     local bytes
     bytes=$(stat -c %s "$2")
     awk -v what="$1" -v bytes="$bytes" -v budget="$3" 'BEGIN {
         mib = bytes / 1048576
-        printf "%-28s %8.2f MiB   budget %4d MiB   %s\n", what, mib, budget, mib <= budget ? "met" : "MISSED" }'
+        printf "%-28s %8.2f MiB   budget %4d MiB   %s\n", what, mib, budget, mib <= budget ? "met" : "MISSED"
+        exit mib > budget }' || missed=1
 }
 for arch in x86_64 aarch64; do
     row "agent $arch" "$dist/muster-agent-$arch" 4
@@ -20,13 +22,12 @@ for arch in x86_64 aarch64; do
 done
 row "boot image x86_64" "$dist/boot-x86_64.efi" 32
 row "boot image aarch64" "$dist/boot-aarch64.efi" 40
-missed=0
 say "TFTP, TFTP with loss, and HTTP beside dnsmasq, tftpd-hpa, atftpd and nginx of Debian sid"
 cargo bench --locked --package muster --bench netboot || missed=1
 say "a fleet: status over the LAN, memory, 200 machines at once"
 MUSTER_NETBOOT=$(images/netboot/build.sh "$(uname -m)") cargo bench --locked --package muster --bench fleet || missed=1
 say "install write, beside the shell's own pipeline"
-cargo bench --locked --package muster-agent --bench install_write
+cargo bench --locked --package muster-agent --bench install_write || missed=1
 report=target/demo/report.json
 if [ -f "$report" ]; then
     python3 - "$report" <<'END' || missed=1

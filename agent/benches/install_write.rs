@@ -1,8 +1,10 @@
 //! `cargo bench -p muster-agent --bench install_write`: the install's write beside the shell pipeline that does the
 //! same, on the same file, in turns: `zstd -dc image.zst | tee >(sha256sum) | dd of=disk oflag=direct`.
 //!
-//! Budget: at least 0.9 of the pipeline's speed. `MUSTER_BENCH_IMAGE` names a raw image; without it, this machine's
-//! shared libraries serve as one. `MUSTER_BENCH_DIR` is where the disk file goes (default: the target folder's drive).
+//! Budget: at least 0.9 of the pipeline's speed, on a drive and where the processor is the limit: on a disk that is memory
+//! (`/dev/shm`). `MUSTER_BENCH_IMAGE` names a raw image; without it, this machine's shared libraries serve as one.
+//! `MUSTER_BENCH_DIR` is where the drive's file goes (default: the folder for temporary files). Ends with 1 when the budget is
+//! missed.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run ends")]
 
@@ -15,37 +17,50 @@ use muster_protocol::image::{FRAME_BYTES, Frame, ImageIndex, Stored};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 const LIMIT: usize = 512 << 20;
 const ROUNDS: usize = 3;
+const BUDGET: f64 = 0.9;
 
-fn main() {
-    let folder = std::env::var("MUSTER_BENCH_DIR").map_or_else(|_| std::env::temp_dir(), PathBuf::from);
-    let folder = tempfile::tempdir_in(folder).unwrap();
-    let folder = folder.path();
+fn main() -> ExitCode {
+    let drive = std::env::var("MUSTER_BENCH_DIR").map_or_else(|_| std::env::temp_dir(), PathBuf::from);
     let raw = image();
     let (index, blob) = pack(&raw);
-    let packed = folder.join("image.zst");
-    fs::write(&packed, zstd(&raw)).unwrap();
+    let packed = tempfile::NamedTempFile::new().unwrap();
+    fs::write(packed.path(), zstd(&raw)).unwrap();
     println!("image: {} MiB raw, {} MiB in frames", raw.len() >> 20, blob.len() >> 20);
+    let mut met = true;
+    for (what, place) in [("a drive", drive.as_path()), ("a disk in memory", Path::new("/dev/shm"))] {
+        let folder = tempfile::tempdir_in(place).unwrap();
+        let ratio = compare(what, folder.path(), &raw, &index, &blob, packed.path());
+        let verdict = if ratio >= BUDGET { "met" } else { "MISSED" };
+        met &= ratio >= BUDGET;
+        println!(
+            "{what}, best of {ROUNDS}: write at {ratio:.2} of the pipeline's speed   budget {BUDGET}   {verdict}"
+        );
+    }
+    ExitCode::from(u8::from(!met))
+}
 
-    let mut best = [f64::MAX; 4];
+/// How many times as fast as the pipeline the write is, each at its best.
+fn compare(what: &str, folder: &Path, raw: &[u8], index: &ImageIndex, blob: &[u8], packed: &Path) -> f64 {
+    let mut best = [f64::MAX; 2];
     for round in 0..ROUNDS {
         let disk = fresh(folder, raw.len());
         let (started, cpu) = (Instant::now(), cpu_seconds());
         let script = "set -o pipefail; zstd -dcq \"$0\" | tee >(sha256sum >/dev/null) | dd of=\"$1\" bs=4M iflag=fullblock oflag=direct conv=notrunc,fsync status=none";
-        let status = Command::new("bash").args(["-c", script]).args([&packed, &disk]).status().unwrap();
+        let status = Command::new("bash").args(["-c", script]).args([packed, &disk]).status().unwrap();
         assert!(status.success());
         let pipeline = started.elapsed().as_secs_f64();
         let pipeline_cpu = cpu_seconds() - cpu;
 
         let disk = fresh(folder, raw.len());
-        let slot = Slot { index: &index, start: 0, frame: FRAME_BYTES, workers: workers() };
+        let slot = Slot { index, start: 0, frame: FRAME_BYTES, workers: workers() };
         let mut device = BlockDevice::exclusive(&disk, 512).unwrap();
         let (started, cpu) = (Instant::now(), cpu_seconds());
-        slot.write(&mut device, &mut Memory(&blob), 0, false, &mut |_| ()).unwrap();
+        slot.write(&mut device, &mut Memory(blob), 0, false, &mut |_| ()).unwrap();
         let write = started.elapsed().as_secs_f64();
         let write_cpu = cpu_seconds() - cpu;
         let started = Instant::now();
@@ -53,12 +68,12 @@ fn main() {
         let verify = started.elapsed().as_secs_f64();
         let one = Slot { workers: 1, ..slot };
         let started = Instant::now();
-        one.write(&mut device, &mut Memory(&blob), 0, false, &mut |_| ()).unwrap();
+        one.write(&mut device, &mut Memory(blob), 0, false, &mut |_| ()).unwrap();
         let single = started.elapsed().as_secs_f64();
 
         let speed = |seconds: f64| raw.len() as f64 / 1e6 / seconds;
         println!(
-            "round {round}: pipeline {:.0} MB/s ({pipeline_cpu:.2} CPU s), write {:.0} MB/s ({write_cpu:.2} CPU s, {} \
+            "{what}, round {round}: pipeline {:.0} MB/s ({pipeline_cpu:.2} CPU s), write {:.0} MB/s ({write_cpu:.2} CPU s, {} \
              workers), with one {:.0} MB/s, verify {:.0} MB/s",
             speed(pipeline),
             speed(write),
@@ -66,11 +81,11 @@ fn main() {
             speed(single),
             speed(verify)
         );
-        for (best, now) in best.iter_mut().zip([pipeline, write, verify, single]) {
+        for (best, now) in best.iter_mut().zip([pipeline, write]) {
             *best = best.min(now);
         }
     }
-    println!("best of {ROUNDS}: write at {:.2} of the pipeline's speed (budget 0.9)", best[0] / best[1]);
+    best[0] / best[1]
 }
 
 /// User and system time of this process and of its ended children; steadier than the clock on a busy machine.

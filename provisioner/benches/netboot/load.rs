@@ -32,16 +32,21 @@ const BLOCK: usize = 1468;
 const LONG_ENOUGH: Duration = Duration::from_secs(2);
 
 impl Load {
+    /// How long one round may take.
+    pub(super) fn limit(&self) -> Duration {
+        match self {
+            Self::Tftp { limit, .. } | Self::Http { limit, .. } => *limit,
+        }
+    }
+
     /// Runs rounds of all clients until two seconds are over; the time, and what came. `None`: not all of the bytes came
     /// within the limit.
     pub(super) fn run(&self, host: &Host, bytes: usize) -> (Duration, Option<Came>) {
         let began = Instant::now();
         let mut came = Came { rounds: 0, narrowed: None };
         while began.elapsed() < LONG_ENOUGH {
-            let (clients, limit) = match self {
-                Self::Tftp { clients, limit, .. } | Self::Http { clients, limit } => (*clients, *limit),
-            };
-            let deadline = Instant::now() + limit;
+            let (Self::Tftp { clients, .. } | Self::Http { clients, .. }) = self;
+            let (clients, deadline) = (*clients, Instant::now() + self.limit());
             let running: Vec<_> = (0..clients)
                 .map(|_| match self {
                     Self::Tftp { window, .. } => {

@@ -13,21 +13,30 @@ pub(super) struct Figure {
     pub(super) narrowed: Option<u16>,
 }
 
-/// What the design asks of ours beside the best of the others.
-pub(super) enum Budget {
-    /// At least so many times the throughput, at most so many times the processor time.
-    Throughput { faster: f64, cheaper: f64 },
+/// What one server did with one load, or that it did not get to the end of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Seen {
+    Done(Figure),
+    /// Not within the limit: its throughput was less than this.
+    Late {
+        below_mb_per_s: f64,
+    },
 }
 
-/// Rows of one kind of load.
+/// What the design asks of ours beside the best of the others: at least so many times the throughput, at most so many times
+/// the processor time.
+pub(super) struct Budget {
+    pub(super) faster: f64,
+    pub(super) cheaper: f64,
+}
+
+/// Rows of one kind of load, each printed as it comes.
 pub(super) struct Table {
-    title: String,
-    unit: &'static str,
-    rows: Vec<Row>,
+    title: &'static str,
+    begun: bool,
+    /// Whether every budget was met so far.
+    pub(super) met: bool,
 }
-
-/// Its name, what each server did, and what is asked of ours.
-type Row = (String, Vec<(Server, Option<Figure>)>, Budget);
 
 impl Figure {
     pub(super) fn new(bytes: usize, came: &Came, took: Duration, cpu: Duration) -> Self {
@@ -42,71 +51,78 @@ impl Figure {
     }
 }
 
-/// The one in the middle by throughput; `None` when any run failed.
-pub(super) fn median(figures: Vec<Option<Figure>>) -> Option<Figure> {
-    let mut figures: Vec<Figure> = figures.into_iter().collect::<Option<_>>()?;
-    figures.sort_by(|a, b| a.mb_per_s.total_cmp(&b.mb_per_s));
-    figures.get(figures.len() / 2).copied()
+impl Seen {
+    pub(super) fn late(bytes: usize, limit: Duration) -> Self {
+        #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
+        Self::Late { below_mb_per_s: bytes as f64 / 1e6 / limit.as_secs_f64() }
+    }
+
+    fn mb_per_s(self) -> f64 {
+        match self {
+            Self::Done(figure) => figure.mb_per_s,
+            Self::Late { below_mb_per_s } => below_mb_per_s,
+        }
+    }
+}
+
+/// The one in the middle by throughput; one that did not finish, when any did not.
+pub(super) fn median(mut runs: Vec<Seen>) -> Seen {
+    if let Some(late) = runs.iter().find(|seen| matches!(seen, Seen::Late { .. })) {
+        return *late;
+    }
+    runs.sort_by(|a, b| a.mb_per_s().total_cmp(&b.mb_per_s()));
+    runs[runs.len() / 2]
 }
 
 impl Table {
-    pub(super) fn new(title: &str, unit: &'static str) -> Self {
-        Self { title: title.into(), unit, rows: Vec::new() }
+    pub(super) fn new(title: &'static str) -> Self {
+        Self { title, begun: false, met: true }
     }
 
-    pub(super) fn row(&mut self, name: &str, figures: Vec<(Server, Option<Figure>)>, budget: Budget) {
-        eprintln!("{}: {name}", self.title);
-        self.rows.push((name.into(), figures, budget));
-    }
-
-    /// Prints all; whether every budget was met.
-    pub(super) fn print(&self) -> bool {
-        println!("\n## {}\n", self.title);
-        let Some((_, first, _)) = self.rows.first() else { return true };
-        let names: Vec<&str> = first.iter().map(|(server, _)| server.name()).collect();
-        println!("Each: {} / processor seconds per GB.\n", self.unit);
-        println!("| load | {} | beside the best peer | budget |", names.join(" | "));
-        println!("|---|{}---|---|", "---|".repeat(names.len()));
-        let mut all = true;
-        for (name, figures, budget) in &self.rows {
-            let shown: Vec<String> = figures.iter().map(|(_, figure)| show(*figure)).collect();
-            let (ratio, verdict, met) = judge(figures, budget);
-            all &= met;
-            println!("| {name} | {} | {ratio} | {verdict} |", shown.join(" | "));
+    pub(super) fn row(&mut self, name: &str, row: &[(Server, Seen)], budget: &Budget) {
+        if !self.begun {
+            self.begun = true;
+            let names: Vec<&str> = row.iter().map(|(server, _)| server.name()).collect();
+            println!("\n## {}\n\nEach: MB/s / processor seconds per GB.\n", self.title);
+            println!("| load | {} | beside the best peer | budget |", names.join(" | "));
+            println!("|---|{}---|---|", "---|".repeat(names.len()));
         }
-        all
+        let shown: Vec<String> = row.iter().map(|(_, seen)| show(*seen)).collect();
+        let (ratio, met) = judge(row, budget);
+        self.met &= met;
+        let Budget { faster, cheaper } = budget;
+        let thrift = if cheaper.is_finite() { format!(", ≤ {cheaper}× processor") } else { String::new() };
+        let verdict = if met { "met" } else { "MISSED" };
+        println!("| {name} | {} | {ratio} | ≥ {faster}×{thrift}: {verdict} |", shown.join(" | "));
     }
 }
 
-fn show(figure: Option<Figure>) -> String {
-    match figure {
-        Some(Figure { mb_per_s, cpu_s_per_gb, narrowed }) => {
+fn show(seen: Seen) -> String {
+    match seen {
+        Seen::Done(Figure { mb_per_s, cpu_s_per_gb, narrowed }) => {
             let narrowed = narrowed.map(|window| format!(" (window {window})")).unwrap_or_default();
-            format!("{mb_per_s:.1} / {cpu_s_per_gb:.2}{narrowed}")
+            // Where packets are lost a thousandth counts.
+            let digits = if mb_per_s < 1.0 { 3 } else { 1 };
+            format!("{mb_per_s:.digits$} / {cpu_s_per_gb:.2}{narrowed}")
         }
-        None => "did not finish".into(),
+        Seen::Late { below_mb_per_s } => format!("did not finish: < {below_mb_per_s:.3}"),
     }
 }
 
-fn judge(figures: &[(Server, Option<Figure>)], budget: &Budget) -> (String, String, bool) {
-    let Budget::Throughput { faster, cheaper } = budget;
-    let wanted = if cheaper.is_finite() {
-        format!("≥ {faster}×, ≤ {cheaper}× processor")
-    } else {
-        format!("≥ {faster}×")
+/// A peer that did not finish counts as if it had at the last moment.
+fn judge(row: &[(Server, Seen)], budget: &Budget) -> (String, bool) {
+    let Some((_, Seen::Done(ours))) = row.iter().find(|(server, _)| *server == Server::Muster) else {
+        return ("ours did not finish".into(), false);
     };
-    let Some((_, Some(ours))) = figures.iter().find(|(server, _)| *server == Server::Muster) else {
-        return ("ours did not finish".into(), format!("{wanted}: MISSED"), false);
+    let peers = || row.iter().filter(|(server, _)| *server != Server::Muster).map(|(_, seen)| *seen);
+    let best = peers().map(Seen::mb_per_s).fold(f64::NAN, f64::max);
+    let cost = |seen| match seen {
+        Seen::Done(figure) => figure.cpu_s_per_gb,
+        Seen::Late { .. } => f64::NAN,
     };
-    let peers =
-        || figures.iter().filter(|(server, _)| *server != Server::Muster).filter_map(|(_, figure)| *figure);
-    let best = peers().map(|figure| figure.mb_per_s).fold(f64::NAN, f64::max);
-    let thrift = peers().map(|figure| figure.cpu_s_per_gb).fold(f64::NAN, f64::min);
-    if best.is_nan() {
-        return ("no peer finished".into(), format!("{wanted}: met"), true);
-    }
+    let thrift = peers().map(cost).fold(f64::NAN, f64::min);
     let (speed, cost) = (ours.mb_per_s / best, ours.cpu_s_per_gb / thrift);
-    let met = speed >= *faster && cost <= *cheaper;
-    let verdict = if met { "met" } else { "MISSED" };
-    (format!("{speed:.2}×, {cost:.2}× processor"), format!("{wanted}: {verdict}"), met)
+    let met = speed >= budget.faster && (cost <= budget.cheaper || cost.is_nan());
+    let cost = if cost.is_nan() { String::new() } else { format!(", {cost:.2}× processor") };
+    (format!("{speed:.2}×{cost}"), met)
 }

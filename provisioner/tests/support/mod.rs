@@ -132,12 +132,14 @@ impl Lan {
         }
     }
 
-    /// Lets these hosts' cards segment and sum up, as real ones do.
+    /// Lets these hosts' cards gather, sum up and segment TCP, as real ones do. UDP is cut by the kernel: not every card can.
     pub fn offload(&self, hosts: &[&Host]) {
         for host in hosts {
             for (namespace, link) in [(&self.namespaces[0], host.port.as_str()), (&host.namespace, "eth0")] {
                 let mut ethtool = inside(namespace, "ethtool");
                 must(ethtool.args(["-K", link, "tx", "on", "rx", "on", "tso", "on", "gso", "on"]));
+                let mut ethtool = inside(namespace, "ethtool");
+                must(ethtool.args(["-K", link, "tx-udp-segmentation", "off"]));
             }
         }
     }
