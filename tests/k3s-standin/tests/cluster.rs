@@ -29,7 +29,7 @@ fn joins(lab: &mut Lab, n: usize) {
 
 #[test]
 fn three_servers_and_a_worker_are_made_used_and_repaired() {
-    let Some(mut lab) = Lab::new("sia", 4) else { return };
+    let Some(mut lab) = Lab::new(4) else { return };
     first(&mut lab);
     for n in [2, 3] {
         joins(&mut lab, n);
@@ -265,7 +265,7 @@ fn snapshots_are_saved_and_listed(lab: &Lab) {
 
 #[test]
 fn a_killed_learner_is_promoted_and_takes_the_quorum_with_it() {
-    let Some(mut lab) = Lab::new("sib", 2) else { return };
+    let Some(mut lab) = Lab::new(2) else { return };
     first(&mut lab);
     joins(&mut lab, 2);
     wait_for("a started learner", LONG, || {
@@ -288,7 +288,7 @@ fn a_killed_learner_is_promoted_and_takes_the_quorum_with_it() {
 
 #[test]
 fn a_removed_server_comes_back_by_itself_and_a_wiped_first_one_splits() {
-    let Some(mut lab) = Lab::new("sic", 4) else { return };
+    let Some(mut lab) = Lab::new(4) else { return };
     first(&mut lab);
     for n in [2, 3] {
         joins(&mut lab, n);
@@ -384,7 +384,7 @@ fn first_again(lab: &mut Lab) {
 
 #[test]
 fn the_traps_of_one_server_are_there() {
-    let Some(mut lab) = Lab::new("sid", 2) else { return };
+    let Some(mut lab) = Lab::new(2) else { return };
     // neither flag: a SQLite server
     lab.config(1, "token: sekret\n");
     lab.start(1, "server");
