@@ -239,7 +239,7 @@ impl<'de> Deserialize<'de> for Mac {
     }
 }
 
-/// An IPv4 address with the length of its network's prefix.
+/// An IPv4 address with the length of its network's prefix: an interface's, or a machine's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
     pub address: Ipv4Addr,
@@ -247,10 +247,23 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// With the mask as a kernel tells it: ones, then zeros.
+    pub fn of_mask(address: Ipv4Addr, mask: Ipv4Addr) -> Self {
+        Self { address, prefix: u32::from(mask).leading_ones() as u8 }
+    }
+
     /// Whether `other` is on the same link.
     pub fn contains(&self, other: Ipv4Addr) -> bool {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
-        (u32::from(self.address) ^ u32::from(other)) & mask == 0
+        self.address & self.mask() == other & self.mask()
+    }
+
+    /// Everybody on this link.
+    pub fn broadcast(&self) -> Ipv4Addr {
+        self.address | !self.mask()
+    }
+
+    fn mask(&self) -> Ipv4Addr {
+        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0).into()
     }
 }
 
@@ -396,6 +409,22 @@ mod tests {
         assert!(!cidr.contains("10.77.1.1".parse().unwrap()));
         for bad in ["10.77.0.11", "10.77.0.11/33", "10.77.0/24", "10.77.0.11/0", "::1/64"] {
             assert!(bad.parse::<Cidr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_cidr_is_made_from_any_mask_and_knows_its_broadcast() {
+        let [own, near, far] = [[10, 77, 0, 11], [10, 77, 0, 10], [10, 77, 0, 9]].map(Ipv4Addr::from);
+        for (mask, prefix, broadcast, held) in [
+            ([255, 255, 255, 255], 32, [10, 77, 0, 11], [true, false, false]),
+            ([255, 255, 255, 254], 31, [10, 77, 0, 11], [true, true, false]),
+            ([255, 255, 255, 0], 24, [10, 77, 0, 255], [true, true, true]),
+            ([0, 0, 0, 0], 0, [255, 255, 255, 255], [true, true, true]),
+        ] {
+            let cidr = Cidr::of_mask(own, mask.into());
+            assert_eq!(cidr, Cidr { address: own, prefix });
+            assert_eq!(cidr.broadcast(), Ipv4Addr::from(broadcast), "{cidr}");
+            assert_eq!([own, near, far].map(|other| cidr.contains(other)), held, "{cidr}");
         }
     }
 }
