@@ -5,7 +5,8 @@
 mod install_support;
 
 use install_support::disk::{Kept, Luck, MemoryDisk};
-use install_support::{CLUSTER, DISK_BYTES, Lab, SMALL, World, candidate, disk_id, noise, number};
+use install_support::lab::{Lab, OrderState};
+use install_support::{CLUSTER, DISK_BYTES, SMALL, World, candidate, disk_id, noise, number};
 use muster_agent::install::busy::in_use;
 use muster_agent::install::choose::Candidate;
 use muster_agent::install::claim::{ClaimError, held};
@@ -274,7 +275,7 @@ fn a_plan_for_these_contents_is_followed() {
 fn an_order_that_another_key_took_is_refused() {
     let world = World::new();
     let mut lab = Lab::new(&world, MemoryDisk::new(DISK_BYTES, 512));
-    lab.state = install_support::OrderState::Done;
+    lab.state = OrderState::Done;
     assert_eq!(lab.run().unwrap_err().step.name(), "claim");
     assert_eq!(lab.writes(), 0);
 }

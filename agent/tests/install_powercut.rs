@@ -9,7 +9,8 @@
 mod install_support;
 
 use install_support::disk::{Kept, Luck, MemoryDisk};
-use install_support::{CLUSTER, Lab, OrderState, World, noise, number};
+use install_support::lab::{Lab, OrderState};
+use install_support::{CLUSTER, World, noise, number};
 use muster_agent::install::marker::{read_marker, settle};
 use muster_agent::install::survey::survey;
 use muster_agent::install::{esp, mkdata, plan};

@@ -85,6 +85,24 @@ pub struct ServerReport {
     pub runtime_classes: Option<Vec<String>>,
 }
 
+impl ServerReport {
+    /// Of a server where k3s never ran and whose clock is right: simulations and tests say what is otherwise.
+    pub fn blank() -> Self {
+        Self {
+            data: DataFacts::default(),
+            record: GateRecord::Fresh,
+            unit: "inactive".into(),
+            own: None,
+            outside: Vec::new(),
+            newest_snapshot: None,
+            clock_offset_ms: Some(0),
+            k3s_version: None,
+            nodes: Vec::new(),
+            runtime_classes: None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnMember {
     pub identity: Option<Identity>,

@@ -1,5 +1,6 @@
 //! Names, numbers and digests, parsed once into types that cannot be wrong.
 
+use crate::hex::{hex_id, parse_hex};
 use alloc::{format, string::String, vec::Vec};
 use core::{fmt, net::Ipv4Addr, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -19,97 +20,6 @@ pub enum BadId {
     Cidr { text: String },
     #[error("`{text}` is not one of {known}")]
     Word { text: String, known: &'static str },
-}
-
-/// A fixed number of bytes that people read as hexadecimal: text in JSON and TOML, raw bytes in postcard.
-macro_rules! hex_id {
-    ($(#[$doc:meta])* $name:ident, $len:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(pub [u8; $len]);
-
-        impl core::fmt::Display for $name {
-            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
-        }
-
-        impl core::fmt::Debug for $name {
-            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self)
-            }
-        }
-
-        impl core::str::FromStr for $name {
-            type Err = $crate::ids::BadId;
-            fn from_str(text: &str) -> Result<Self, $crate::ids::BadId> {
-                $crate::ids::parse_hex(text).map(Self).ok_or_else(|| $crate::ids::BadId::Hex { text: text.into(), bytes: $len })
-            }
-        }
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                if serializer.is_human_readable() { serializer.collect_str(self) } else { $crate::ids::ArrayBytes(self.0).serialize(serializer) }
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                if deserializer.is_human_readable() {
-                    <alloc::string::String as serde::Deserialize>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-                } else {
-                    $crate::ids::ArrayBytes::<$len>::deserialize(deserializer).map(|bytes| Self(bytes.0))
-                }
-            }
-        }
-    };
-}
-pub(crate) use hex_id;
-
-pub(crate) fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let text = text.as_bytes();
-    if text.len() != N * 2 {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        let digit = |c: u8| char::from(c).to_digit(16);
-        *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()?;
-    }
-    Some(bytes)
-}
-
-/// `[u8; N]` as a tuple of N bytes: serde's own arrays end at 32, and signatures have 64.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ArrayBytes<const N: usize>(pub(crate) [u8; N]);
-
-impl<const N: usize> Serialize for ArrayBytes<N> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeTuple;
-        let mut tuple = serializer.serialize_tuple(N)?;
-        self.0.iter().try_for_each(|byte| tuple.serialize_element(byte))?;
-        tuple.end()
-    }
-}
-
-impl<'de, const N: usize> Deserialize<'de> for ArrayBytes<N> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes<const N: usize>;
-        impl<'de, const N: usize> de::Visitor<'de> for Bytes<N> {
-            type Value = [u8; N];
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{N} bytes")
-            }
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut bytes = [0; N];
-                for (at, byte) in bytes.iter_mut().enumerate() {
-                    *byte = seq.next_element()?.ok_or_else(|| de::Error::invalid_length(at, &self))?;
-                }
-                Ok(bytes)
-            }
-        }
-        deserializer.deserialize_tuple(N, Bytes::<N>).map(Self)
-    }
 }
 
 hex_id!(
@@ -239,7 +149,7 @@ impl<'de> Deserialize<'de> for Mac {
     }
 }
 
-/// An IPv4 address with the length of its network's prefix.
+/// An IPv4 address with the length of its network's prefix: an interface's, or a machine's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
     pub address: Ipv4Addr,
@@ -247,10 +157,23 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// With the mask as a kernel tells it: ones, then zeros.
+    pub fn of_mask(address: Ipv4Addr, mask: Ipv4Addr) -> Self {
+        Self { address, prefix: u32::from(mask).leading_ones() as u8 }
+    }
+
     /// Whether `other` is on the same link.
     pub fn contains(&self, other: Ipv4Addr) -> bool {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
-        (u32::from(self.address) ^ u32::from(other)) & mask == 0
+        self.address & self.mask() == other & self.mask()
+    }
+
+    /// Everybody on this link.
+    pub fn broadcast(&self) -> Ipv4Addr {
+        self.address | !self.mask()
+    }
+
+    fn mask(&self) -> Ipv4Addr {
+        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0).into()
     }
 }
 
@@ -396,6 +319,22 @@ mod tests {
         assert!(!cidr.contains("10.77.1.1".parse().unwrap()));
         for bad in ["10.77.0.11", "10.77.0.11/33", "10.77.0/24", "10.77.0.11/0", "::1/64"] {
             assert!(bad.parse::<Cidr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_cidr_is_made_from_any_mask_and_knows_its_broadcast() {
+        let [own, near, far] = [[10, 77, 0, 11], [10, 77, 0, 10], [10, 77, 0, 9]].map(Ipv4Addr::from);
+        for (mask, prefix, broadcast, held) in [
+            ([255, 255, 255, 255], 32, [10, 77, 0, 11], [true, false, false]),
+            ([255, 255, 255, 254], 31, [10, 77, 0, 11], [true, true, false]),
+            ([255, 255, 255, 0], 24, [10, 77, 0, 255], [true, true, true]),
+            ([0, 0, 0, 0], 0, [255, 255, 255, 255], [true, true, true]),
+        ] {
+            let cidr = Cidr::of_mask(own, mask.into());
+            assert_eq!(cidr, Cidr { address: own, prefix });
+            assert_eq!(cidr.broadcast(), Ipv4Addr::from(broadcast), "{cidr}");
+            assert_eq!([own, near, far].map(|other| cidr.contains(other)), held, "{cidr}");
         }
     }
 }

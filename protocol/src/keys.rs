@@ -1,6 +1,7 @@
 //! Keys: one seed per node gives its identity and its sealing key; the fingerprint covers both.
 
-use crate::ids::{BadId, hex_id};
+use crate::hex::hex_id;
+use crate::ids::BadId;
 use alloc::string::String;
 use core::{fmt, str::FromStr};
 use ed25519_dalek::{Signer, SigningKey};

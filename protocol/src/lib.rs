@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+mod hex;
 /// Names, numbers and digests, parsed once.
 pub mod ids;
 /// How every statement is written down: version byte, body, no trailing bytes.

@@ -38,7 +38,7 @@ pub enum Wipe {
     Plan(PlanId),
 }
 
-crate::ids::hex_id!(
+crate::hex::hex_id!(
     /// A hash of the disk's identity and of what was found on it; a changed disk voids it.
     PlanId,
     8

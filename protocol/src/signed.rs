@@ -6,7 +6,8 @@
 //! [`Verified::accepted`] after every check has passed, and only then acts.
 
 use crate::class::Class;
-use crate::ids::{ArrayBytes, ClusterId, Digest, NodeName, Number};
+use crate::hex::ArrayBytes;
+use crate::ids::{ClusterId, Digest, NodeName, Number};
 use crate::keys::{Fingerprint, PublicKey, SecretKey, VerifyKey};
 use crate::wire::{self, Undecodable, Versioned};
 use alloc::vec::Vec;

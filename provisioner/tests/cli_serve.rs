@@ -4,7 +4,7 @@
 mod api_support;
 mod support;
 
-use api_support::{LIMIT, hello};
+use api_support::{LIMIT, ONE, cluster_toml, hello};
 use muster_identity::http::Client;
 use muster_identity::{Expect, Identity, client_config};
 use muster_protocol::hello::Answer;
@@ -21,23 +21,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use support::{Folder, Host, Lan, able};
 
-const CONFIG: &str = r#"
-[cluster]
-name = "lab"
-topology = "single"
-[provisioner]
-interface = "eth0"
-clock = "local"
-[k3s]
-version = "v1.36.3+k3s1"
-[[machine]]
-name = "one"
-class = "mini-pc"
-role = "server"
-mac = ["02:00:00:00:00:01"]
-address = "10.77.0.11/24"
-install = "auto"
-"#;
+fn config(cluster: &str) -> String {
+    cluster_toml(cluster, "eth0") + ONE
+}
 
 /// One installation of muster: state, configuration, credential.
 struct Home {
@@ -185,7 +171,7 @@ fn one_store_has_one_provisioner_and_a_taken_port_names_its_holder() {
     }
     let (mut lan, folder) = (Lan::new(), Folder::new());
     let host = lan.host(Some("10.77.0.1/24"));
-    let home = Home::new(&folder, "a", CONFIG);
+    let home = Home::new(&folder, "a", &config("lab"));
     let service = home.serve(&host);
     let second = home.on(&host, &["serve"]);
     assert_eq!(second.status.code(), Some(1));
@@ -194,7 +180,7 @@ fn one_store_has_one_provisioner_and_a_taken_port_names_its_holder() {
         said.contains("is in use by process") && said.contains(&service.child.id().to_string()),
         "{said}"
     );
-    let other = Home::new(&folder, "b", &CONFIG.replace("\"lab\"", "\"other\""));
+    let other = Home::new(&folder, "b", &config("other"));
     let taken = other.on(&host, &["serve"]);
     assert_eq!(taken.status.code(), Some(1));
     let said = text(&taken.stderr);
@@ -211,7 +197,7 @@ fn a_copied_provisioner_does_not_start_beside_the_first() {
     }
     let (mut lan, folder) = (Lan::new(), Folder::new());
     let (host, elsewhere) = (lan.host(Some("10.77.0.1/24")), lan.host(Some("10.77.0.2/24")));
-    let home = Home::new(&folder, "a", CONFIG);
+    let home = Home::new(&folder, "a", &config("lab"));
     let copy = home.copy(&folder, "b");
     let _service = home.serve(&host);
     let refused = copy.on(&elsewhere, &["serve"]);
@@ -227,7 +213,7 @@ fn two_provisioners_that_meet_later_both_hand_out_nothing_until_one_is_gone() {
     }
     let (mut lan, folder) = (Lan::new(), Folder::new());
     let (host, elsewhere) = (lan.host(Some("10.77.0.1/24")), lan.host(Some("10.77.0.2/24")));
-    let home = Home::new(&folder, "a", CONFIG);
+    let home = Home::new(&folder, "a", &config("lab"));
     let copy = home.copy(&folder, "b");
     let bridge = |args: &[&str]| support::must(lan.command("ip").args(args));
     // The second host's cable is out while it starts.
@@ -256,7 +242,7 @@ fn a_kill_at_any_moment_loses_nothing_that_was_answered() {
     }
     let (mut lan, folder) = (Lan::new(), Folder::new());
     let (host, machine) = (lan.host(Some("10.77.0.1/24")), lan.host(Some("10.77.0.11/24")));
-    let home = Home::new(&folder, "a", CONFIG);
+    let home = Home::new(&folder, "a", &config("lab"));
     register(&home, &folder);
     let trust = home.trust();
     let mut service = home.serve(&host);
@@ -286,12 +272,12 @@ fn rights_are_given_up_and_another_user_can_be_named() {
     let host = lan.host(Some("10.77.0.1/24"));
     // Only the right to bind low ports: bit 10.
     const LOW_PORTS: &str = "0000000000000400";
-    let home = Home::new(&folder, "a", CONFIG);
+    let home = Home::new(&folder, "a", &config("lab"));
     let service = home.serve(&host);
     assert_eq!(service.proc_status("CapEff"), LOW_PORTS);
     assert_eq!(service.proc_status("NoNewPrivs"), "1");
     drop(service);
-    let config = CONFIG.replace("clock = \"local\"", "clock = \"local\"\nuser = \"nobody\"");
+    let config = config("lab").replace("clock = \"local\"", "clock = \"local\"\nuser = \"nobody\"");
     let home = Home::new(&folder, "b", &config);
     open_way(&home.root);
     let service = home.serve(&host);
@@ -309,7 +295,7 @@ fn a_running_provisioner_is_told_of_new_images_and_serves_them_at_once() {
     }
     let (mut lan, folder) = (Lan::new(), Folder::new());
     let (host, machine) = (lan.host(Some("10.77.0.1/24")), lan.host(Some("10.77.0.11/24")));
-    let home = Home::new(&folder, "a", CONFIG);
+    let home = Home::new(&folder, "a", &config("lab"));
     let _service = home.serve(&host);
     std::fs::create_dir_all(folder.path("k3s")).unwrap();
     std::fs::write(folder.path("k3s/k3s"), "#!/bin/sh\n").unwrap();

@@ -30,17 +30,6 @@ const MACHINES: u8 = 200;
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const LIMIT: Duration = Duration::from_secs(240);
 
-const CONFIG: &str = r#"
-[cluster]
-name = "bench"
-topology = "single"
-[provisioner]
-interface = "eth0"
-clock = "local"
-[k3s]
-version = "v1.36.3+k3s1"
-"#;
-
 pub(super) fn run() -> bool {
     let Some(netboot) = std::env::var_os("MUSTER_NETBOOT") else {
         println!("SKIP: 200 machines: MUSTER_NETBOOT does not say where the parts of a boot image are");
@@ -110,7 +99,7 @@ fn configuration() -> String {
             mac(n)
         )
     };
-    CONFIG.to_string() + &(0..MACHINES).map(machine).collect::<String>()
+    api_support::cluster_toml("bench", "eth0") + &(0..MACHINES).map(machine).collect::<String>()
 }
 
 fn mac(n: u8) -> Mac {

@@ -6,6 +6,7 @@ use super::status::now_unix_ms;
 use crate::core::picture::{API_VERSION, ClusterPart, EtcdPart, MachinePart, Picture, Versions};
 use muster_identity::http::{Client as Http, Response};
 use muster_identity::{Expect, Identity, client_config};
+use muster_protocol::ids::Cidr;
 use muster_protocol::lan::{Brief, MAX_PACKET, PORT, Packet, Question, window};
 use muster_protocol::roster::{Member, Roster};
 use muster_protocol::signed::{By, Listener, Signed};
@@ -113,43 +114,30 @@ fn question(credential: &Credential, fleet: u32, nonce: [u8; 16]) -> Vec<u8> {
     packet(MAX_PACKET.saturating_sub(bare + 4))
 }
 
-/// One of this computer's networks.
-struct Subnet {
-    address: Ipv4Addr,
-    mask: Ipv4Addr,
-}
-
-impl Subnet {
-    /// Made from the mask: an address that was set by hand often has none of its own, and the kernel knows this one.
-    fn broadcast(&self) -> Ipv4Addr {
-        self.address | !self.mask
-    }
-
-    fn holds(&self, other: Ipv4Addr) -> bool {
-        self.address & self.mask == other & self.mask
-    }
-}
-
-fn networks() -> Vec<Subnet> {
+/// This computer's own networks.
+fn networks() -> Vec<Cidr> {
     let entries = getifaddrs().into_iter().flatten();
-    let subnet = |entry: nix::ifaddrs::InterfaceAddress| {
+    let network = |entry: nix::ifaddrs::InterfaceAddress| {
         let ip = |storage: Option<nix::sys::socket::SockaddrStorage>| Some(storage?.as_sockaddr_in()?.ip());
-        Some(Subnet { address: ip(entry.address)?, mask: ip(entry.netmask)? })
+        Some(Cidr::of_mask(ip(entry.address)?, ip(entry.netmask)?))
     };
     // A link between two has no broadcast (RFC 3021).
-    let many = |subnet: &Subnet| u32::from(!subnet.mask) > 1 && !subnet.address.is_loopback();
-    entries.filter_map(subnet).filter(many).collect()
+    let many = |network: &Cidr| network.prefix < 31 && !network.address.is_loopback();
+    entries.filter_map(network).filter(many).collect()
 }
 
 /// First every network, and by unicast who is on none of them; then each missing node by its last address, for a
 /// network may drop broadcasts. A fleet is not asked twice at once: each question costs an agent a signature.
-fn addressees(networks: &[Subnet], missing: &[&Member], first: bool) -> BTreeSet<Ipv4Addr> {
+///
+/// A broadcast address is made from the prefix: an address that was set by hand often has none of its own, and the
+/// kernel knows this one.
+fn addressees(networks: &[Cidr], missing: &[&Member], first: bool) -> BTreeSet<Ipv4Addr> {
     let known = missing.iter().filter_map(|node| node.address);
     if !first {
         return known.collect();
     }
-    let far = known.filter(|address| !networks.iter().any(|network| network.holds(*address)));
-    far.chain(networks.iter().map(Subnet::broadcast)).chain([Ipv4Addr::BROADCAST]).collect()
+    let far = known.filter(|address| !networks.iter().any(|network| network.contains(*address)));
+    far.chain(networks.iter().map(Cidr::broadcast)).chain([Ipv4Addr::BROADCAST]).collect()
 }
 
 /// The answer, if the node that it names has signed it, to this question.
@@ -344,7 +332,7 @@ mod tests {
         let (near, far) = (Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 78, 0, 12));
         (roster.nodes[0].address, roster.nodes[1].address) = (Some(near), Some(far));
         let broadcast = Ipv4Addr::new(10, 77, 0, 255);
-        let network = Subnet { address: Ipv4Addr::new(10, 77, 0, 1), mask: Ipv4Addr::new(255, 255, 255, 0) };
+        let network = Cidr { address: Ipv4Addr::new(10, 77, 0, 1), prefix: 24 };
         let missing: Vec<&Member> = roster.nodes.iter().collect();
         let first = addressees(&[network], &missing, true);
         assert_eq!(first, BTreeSet::from([broadcast, far, Ipv4Addr::BROADCAST]));

@@ -111,7 +111,7 @@ fn is_gone(addon: &Addon, report: &ServerReport) -> bool {
 mod tests {
     use super::super::evidence::{Heard, Server};
     use super::*;
-    use muster_protocol::etcd::{DataFacts, GateRecord, Identity, OwnMember};
+    use muster_protocol::etcd::{Identity, OwnMember};
     use muster_protocol::ids::Number;
     use muster_protocol::keys::Fingerprint;
     use std::collections::BTreeMap;
@@ -169,16 +169,11 @@ mod tests {
             connected: vec![],
         };
         let report = ServerReport {
-            data: DataFacts::default(),
-            record: GateRecord::Fresh,
             unit: "active".into(),
             own: Some(own),
-            outside: vec![],
-            newest_snapshot: None,
-            clock_offset_ms: Some(0),
-            k3s_version: None,
             nodes: vec![node],
             runtime_classes: classes.map(|names| names.iter().map(|name| (*name).into()).collect()),
+            ..ServerReport::blank()
         };
         let heard = Heard {
             at_ms: 1000,

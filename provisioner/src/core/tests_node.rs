@@ -1,7 +1,7 @@
 //! Facts about running nodes and about what people see, with simulated machines.
 
 use super::sim::{Sim, World};
-use muster_protocol::etcd::{DataFacts, GateRecord, ServerReport};
+use muster_protocol::etcd::ServerReport;
 use muster_protocol::grant::Start;
 use muster_protocol::ids::Number;
 use muster_protocol::sealed::{SealedBox, Secret};
@@ -48,21 +48,6 @@ fn no_time_is_signed_without_a_sane_clock() {
     assert!(world.sync(&machine, &request).clock.is_none());
 }
 
-fn blank_report() -> ServerReport {
-    ServerReport {
-        data: DataFacts::default(),
-        record: GateRecord::Fresh,
-        unit: "inactive".into(),
-        own: None,
-        outside: Vec::new(),
-        newest_snapshot: None,
-        clock_offset_ms: Some(0),
-        k3s_version: None,
-        nodes: Vec::new(),
-        runtime_classes: None,
-    }
-}
-
 #[test]
 fn only_the_first_server_gets_the_init_grant_and_only_after_all_have_answered() {
     let mut world = World::new().with_artifacts();
@@ -73,7 +58,7 @@ fn only_the_first_server_gets_the_init_grant_and_only_after_all_have_answered() 
     }
     let request = |server: &Sim, n: usize, sequence| {
         let mut request = server.request(&format!("s{n}"), sequence);
-        request.server = Some(blank_report());
+        request.server = Some(ServerReport::blank());
         request.wants_grant = true;
         request
     };

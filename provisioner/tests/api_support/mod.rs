@@ -31,15 +31,24 @@ use tokio::task::JoinHandle;
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-const TOML: &str = r#"
+/// A `cluster.toml` without machines.
+pub(crate) fn cluster_toml(cluster: &str, interface: &str) -> String {
+    format!(
+        r#"
 [cluster]
-name = "lab"
+name = "{cluster}"
 topology = "single"
 [provisioner]
-interface = "lo"
+interface = "{interface}"
 clock = "local"
 [k3s]
 version = "v1.36.3+k3s1"
+"#
+    )
+}
+
+/// The machine with the MAC of `hello(_, 1)`.
+pub(crate) const ONE: &str = r#"
 [[machine]]
 name = "one"
 class = "mini-pc"
@@ -47,6 +56,9 @@ role = "server"
 mac = ["02:00:00:00:00:01"]
 address = "10.77.0.11/24"
 install = "auto"
+"#;
+
+const TWO: &str = r#"
 [[machine]]
 name = "two"
 class = "rtx-host"
@@ -76,7 +88,7 @@ impl Served {
         register_all(&store, &state);
         let identity = Identity::provisioner(trust.cluster, &online).unwrap();
         let tls = server_config(&identity, &trust).unwrap();
-        let config = config::parse("cluster.toml", TOML).unwrap();
+        let config = config::parse("cluster.toml", &(cluster_toml("lab", "lo") + ONE + TWO)).unwrap();
         let artifacts = state.artifacts();
         let core = Core::open(Parts { store, config, trust: trust.clone(), online, artifacts }).unwrap();
         let shared = Shared::new(core).unwrap();

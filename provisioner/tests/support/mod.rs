@@ -1,7 +1,6 @@
 //! A LAN of network namespaces for tests: a bridge, hosts on veths, our servers inside one of them.
 //!
-//! Needs root and iproute2, ethtool, nftables. Namespaces are named for the process, so that a run cleans up after
-//! those that died.
+//! Needs root and iproute2, ethtool, nftables.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use muster::{
@@ -13,13 +12,11 @@ use muster::{
     serve::{boot_http, dhcp, tftp},
 };
 use muster_protocol::ids::{Digest, Mac};
-use nix::sched::{CloneFlags, setns};
+use netns::{Netns, Switch};
 use std::{
-    fs::File,
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -29,58 +26,25 @@ use tokio::sync::{mpsc::UnboundedReceiver, oneshot, watch};
 
 /// Whether tests with namespaces can run here; says why not.
 pub fn able(tools: &[&str]) -> bool {
-    if !nix::unistd::geteuid().is_root() {
-        println!("SKIP: needs root for network namespaces");
-        return false;
-    }
-    for tool in ["ip", "ethtool", "nft"].iter().chain(tools) {
-        if !on_path(tool) {
-            println!("SKIP: needs `{tool}`");
-            return false;
-        }
-    }
-    true
-}
-
-fn on_path(tool: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|folder| folder.join(tool).is_file())
+    netns::able(&[&["ethtool", "nft"], tools].concat())
 }
 
 /// Runs a command to its end; panics with what it said.
 pub fn must(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{command:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
-}
-
-fn ip(arguments: &str) -> String {
-    must(Command::new("ip").args(arguments.split_whitespace()))
+    netns::must(command)
 }
 
 /// A bridge in a namespace of its own. Dropped last: declare it first.
 pub struct Lan {
-    name: String,
+    switch: Switch,
     hosts: u32,
-    namespaces: Vec<String>,
 }
-
-static LANS: AtomicU32 = AtomicU32::new(0);
 
 impl Lan {
     pub fn new() -> Self {
-        clean_up();
-        let name = format!("mtest{}-{}", std::process::id(), LANS.fetch_add(1, Ordering::Relaxed));
-        let lan = Self { hosts: 0, namespaces: vec![format!("{name}-lan")], name };
-        let bridge = &lan.namespaces[0];
-        ip(&format!("netns add {bridge}"));
-        quiet(bridge);
-        ip(&format!("-n {bridge} link add br0 type bridge forward_delay 0 mcast_snooping 0"));
-        ip(&format!("-n {bridge} link set br0 up"));
-        lan
+        let switch = Switch::new().unwrap();
+        quiet(switch.hub());
+        Self { switch, hosts: 0 }
     }
 
     /// A host with `eth0` on the bridge; checksum and segmentation are done in software, as DHCP clients that read raw
@@ -88,59 +52,35 @@ impl Lan {
     pub fn host(&mut self, address: Option<&str>) -> Host {
         self.hosts += 1;
         let port = format!("h{}", self.hosts);
-        let namespace = format!("{}-{port}", self.name);
-        ip(&format!("netns add {namespace}"));
-        quiet(&namespace);
-        ip(&format!("-n {namespace} link set lo up"));
+        let netns = self.switch.host(&port).unwrap();
+        quiet(&netns);
         let mac = Mac([0x52, 0x54, 0, 0, 0x99, u8::try_from(self.hosts).unwrap()]);
-        self.namespaces.push(namespace.clone());
-        let host = Host { namespace, port, mac };
+        let host = Host { netns, port, mac };
         self.plug(&host, address);
         host
     }
 
     /// Takes the host's interface away and gives it a new one: what happens to a USB adapter.
     pub fn replug(&self, host: &Host, address: &str) {
-        ip(&format!("-n {} link del eth0", host.namespace));
+        host.netns.ip(&["link", "del", "eth0"]).unwrap();
         self.plug(host, Some(address));
     }
 
     fn plug(&self, host: &Host, address: Option<&str>) {
-        let Host { namespace, port, mac } = host;
-        let bridge = &self.namespaces[0];
-        ip(&format!("-n {bridge} link add {port} type veth peer name eth0 address {mac} netns {namespace}"));
-        for (namespace, link) in [(bridge, port.as_str()), (namespace, "eth0")] {
-            let mut ethtool = Command::new("ip");
-            ethtool.args(["netns", "exec", namespace, "ethtool", "-K", link]);
-            must(ethtool.args([
-                "tx",
-                "off",
-                "rx",
-                "off",
-                "tso",
-                "off",
-                "gso",
-                "off",
-                "tx-udp-segmentation",
-                "off",
-            ]));
-        }
-        ip(&format!("-n {bridge} link set {port} master br0 up"));
-        ip(&format!("-n {namespace} link set eth0 up"));
+        let Host { netns, port, mac } = host;
+        self.switch.plug(netns, port, Some(&mac.to_string())).unwrap();
+        let software = ["tx", "off", "rx", "off", "tso", "off", "gso", "off", "tx-udp-segmentation", "off"];
+        self.switch.offload(netns, port, &software).unwrap();
         if let Some(address) = address {
-            ip(&format!("-n {namespace} addr add {address} dev eth0"));
+            netns.ip(&["addr", "add", address, "dev", "eth0"]).unwrap();
         }
     }
 
     /// Lets these hosts' cards gather, sum up and segment TCP, as real ones do. UDP is cut by the kernel: not every card can.
     pub fn offload(&self, hosts: &[&Host]) {
         for host in hosts {
-            for (namespace, link) in [(&self.namespaces[0], host.port.as_str()), (&host.namespace, "eth0")] {
-                let mut ethtool = inside(namespace, "ethtool");
-                must(ethtool.args(["-K", link, "tx", "on", "rx", "on", "tso", "on", "gso", "on"]));
-                let mut ethtool = inside(namespace, "ethtool");
-                must(ethtool.args(["-K", link, "tx-udp-segmentation", "off"]));
-            }
+            let cards = ["tx", "on", "rx", "on", "tso", "on", "gso", "on", "tx-udp-segmentation", "off"];
+            self.switch.offload(&host.netns, &host.port, &cards).unwrap();
         }
     }
 
@@ -164,54 +104,29 @@ impl Lan {
 
     /// A command on the bridge, for captures.
     pub fn command(&self, program: &str) -> Command {
-        inside(&self.namespaces[0], program)
-    }
-}
-
-impl Drop for Lan {
-    fn drop(&mut self) {
-        for namespace in &self.namespaces {
-            let _ = Command::new("ip").args(["netns", "del", namespace]).status();
-        }
+        self.switch.hub().command(program)
     }
 }
 
 /// No IPv6: its own packets are noise in a capture.
-fn quiet(namespace: &str) {
+fn quiet(netns: &Netns) {
     for which in ["all", "default"] {
-        let mut sysctl = inside(namespace, "sysctl");
+        let mut sysctl = netns.command("sysctl");
         let _ = sysctl.args(["-q", "-w", &format!("net.ipv6.conf.{which}.disable_ipv6=1")]).status();
     }
-}
-
-/// Removes what runs that died left behind.
-fn clean_up() {
-    for line in ip("netns list").lines() {
-        let Some(namespace) = line.split_whitespace().next() else { continue };
-        let pid = namespace.strip_prefix("mtest").and_then(|rest| rest.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = Command::new("ip").args(["netns", "del", namespace]).status();
-        }
-    }
-}
-
-fn inside(namespace: &str, program: &str) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", namespace, program]);
-    command
 }
 
 /// A machine on the LAN.
 #[derive(Clone)]
 pub struct Host {
-    namespace: String,
+    netns: Netns,
     port: String,
     pub mac: Mac,
 }
 
 impl Host {
     pub fn command(&self, program: &str) -> Command {
-        inside(&self.namespace, program)
+        self.netns.command(program)
     }
 
     /// A program that runs until it is dropped.
@@ -222,11 +137,7 @@ impl Host {
 
     /// Runs `work` on a thread of this host.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
-        let namespace = File::open(Path::new("/run/netns").join(&self.namespace)).unwrap();
-        thread::spawn(move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        })
+        self.netns.run(work)
     }
 
     /// Starts all boot servers on this host.

@@ -4,6 +4,7 @@ use crate::node::lan::Board;
 use crate::node::lan::answer::{Asked, Ignored, Nonces, answer, consider, delay};
 use crate::node::unix_ms;
 use muster_identity::clock::is_synchronised;
+use muster_protocol::ids::Cidr;
 use muster_protocol::lan::{MAX_PACKET, PORT};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -88,18 +89,11 @@ fn judge(now_ms: u64, build_epoch: u64, synchronised: bool) -> Option<u64> {
 /// Whether an address belongs to one of our own networks.
 fn is_on_link(from: Ipv4Addr) -> bool {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return false };
-    interfaces.into_iter().any(|interface| {
-        let address = |storage: Option<nix::sys::socket::SockaddrStorage>| {
-            storage.and_then(|storage| storage.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip))
-        };
-        match (address(interface.address), address(interface.netmask)) {
-            (Some(own), Some(mask)) => {
-                let mask = u32::from(mask);
-                mask != 0 && u32::from(own) & mask == u32::from(from) & mask
-            }
-            (_, _) => false,
-        }
-    })
+    let network = |interface: nix::ifaddrs::InterfaceAddress| {
+        let ip = |storage: Option<nix::sys::socket::SockaddrStorage>| Some(storage?.as_sockaddr_in()?.ip());
+        Some(Cidr::of_mask(ip(interface.address)?, ip(interface.netmask)?))
+    };
+    interfaces.filter_map(network).any(|network| network.prefix > 0 && network.contains(from))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The provisioner: the real `muster`, with its state, its configuration and its operator.
 
-use crate::lan::{PROVISIONER, VIP, address, inside};
+use crate::lan::{PROVISIONER, VIP, address};
 use crate::parts::Parts;
 use muster::store::keys::read_key;
 use muster::store::rows::{ArtifactKind, ArtifactRow};
@@ -10,6 +10,7 @@ use muster_protocol::ids::{Arch, Role};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::signed::Trust;
 use muster_protocol::wire;
+use netns::Netns;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -18,7 +19,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 pub(crate) const CLUSTER: &str = "lab";
@@ -27,16 +28,16 @@ const K3S: &str = "v1.36.3+k3s1";
 pub(crate) struct Home {
     root: PathBuf,
     muster: PathBuf,
-    namespace: String,
+    netns: Netns,
     running: Option<Child>,
 }
 
 impl Home {
     /// `muster init` in an empty folder.
-    pub(crate) fn founded(root: PathBuf, parts: &Parts, namespace: String, machines: u8) -> Self {
+    pub(crate) fn founded(root: PathBuf, parts: &Parts, netns: Netns, machines: u8) -> Self {
         fs::create_dir_all(&root).unwrap();
         fs::write(root.join("cluster.toml"), config(machines)).unwrap();
-        let home = Self { root, muster: parts.muster.clone(), namespace, running: None };
+        let home = Self { root, muster: parts.muster.clone(), netns, running: None };
         home.must(&["init"]);
         home
     }
@@ -94,8 +95,9 @@ impl Home {
     }
 
     fn within(&self, program: &Path) -> Command {
-        let mut command = inside(&self.namespace, program);
+        let mut command = self.netns.command(program);
         command
+            .stdin(Stdio::null())
             .env("MUSTER_STATE", self.state())
             .env("MUSTER_CONFIG", self.root.join("cluster.toml"))
             .env("XDG_STATE_HOME", self.root.join("xdg"))

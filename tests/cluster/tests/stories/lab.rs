@@ -1,7 +1,7 @@
 //! The whole: a provisioner, machines that are installed and off, a watch over etcd; and the words in which stories are told.
 
 use crate::home::{Home, role};
-use crate::lan::{Lan, address, on};
+use crate::lan::{Lan, address};
 use crate::machine::{Machine, name};
 use crate::parts::Parts;
 use crate::watch::{Watch, is_changing};
@@ -10,6 +10,7 @@ use muster_agent::node::probe::Prober;
 use muster_protocol::etcd::{EtcdMember, GateRecord, OwnMember};
 use muster_protocol::ids::Role;
 use muster_protocol::status::{State, Status};
+use netns::Netns;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -35,15 +36,15 @@ impl Lab {
     pub(crate) fn new(story: char, machines: u8) -> Option<Self> {
         let parts = Parts::found()?;
         let began = Instant::now();
-        let lan = Lan::new(story, machines);
+        let lan = Lan::new(machines);
         let folder = tempfile::Builder::new().prefix("muster-cluster-").tempdir().unwrap();
-        let mut home = Home::founded(folder.path().join("muster"), &parts, lan.hub(), machines);
+        let mut home = Home::founded(folder.path().join("muster"), &parts, lan.hub().clone(), machines);
         home.register(&parts);
         home.serve();
         home.must(&["admission", "open", "--for", "30m"]);
         let installed = |n: u8| {
             let root = folder.path().join(name(n).as_str());
-            (n, Machine::installed(n, root, lan.machine(n), &parts, &home))
+            (n, Machine::installed(n, root, lan.machine(n).clone(), &parts, &home))
         };
         let machines: BTreeMap<u8, Machine> = (1..=machines).map(installed).collect();
         let servers = machines.iter().filter(|(n, _)| role(**n) == Role::Server);
@@ -57,7 +58,7 @@ impl Lab {
         &self.machines[&n]
     }
 
-    pub(crate) fn hub(&self) -> String {
+    pub(crate) fn hub(&self) -> &Netns {
         self.lan.hub()
     }
 
@@ -178,7 +179,7 @@ impl Lab {
             match missing(&list) {
                 Some(ask) if !list.is_empty() => {
                     let (root, path) = (self.machine(via).root(), path.clone());
-                    let asked = on(&self.machine(via).namespace, move || {
+                    let asked = self.machine(via).netns.run(move || {
                         let runtime =
                             tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                         let prober = Prober::new(root).unwrap();

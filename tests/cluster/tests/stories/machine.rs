@@ -2,7 +2,7 @@
 //! lab-supervisor, switched on and off.
 
 use crate::home::{Home, role};
-use crate::lan::{PROVISIONER, address, inside, kill_all, on};
+use crate::lan::{PROVISIONER, address};
 use crate::parts::Parts;
 use muster_agent::install::claim::{claim, held, is_mine};
 use muster_agent::install::seed::{Content, seeds};
@@ -16,11 +16,12 @@ use muster_protocol::inventory::{Bus, Contents, Cpu, Disk, DiskId, Dmi, Firmware
 use muster_protocol::keys::SecretKey;
 use muster_protocol::signed::{By, Listener};
 use muster_protocol::wire;
+use netns::Netns;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 const UNITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../images/node/root/etc/systemd/system");
 const API: (std::net::Ipv4Addr, u16) = (PROVISIONER, 7480);
@@ -35,7 +36,7 @@ pub(crate) fn key(n: u8) -> SecretKey {
 
 pub(crate) struct Machine {
     n: u8,
-    pub(crate) namespace: String,
+    pub(crate) netns: Netns,
     root: PathBuf,
     agent: PathBuf,
     supervisor: PathBuf,
@@ -47,9 +48,9 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// From the first hello to the seeded disk, in the running provisioner's open window.
-    pub(crate) fn installed(n: u8, root: PathBuf, namespace: String, parts: &Parts, home: &Home) -> Self {
-        let (trust, from) = (home.trust(), namespace.clone());
-        let (order, held) = on(&from, move || {
+    pub(crate) fn installed(n: u8, root: PathBuf, netns: Netns, parts: &Parts, home: &Home) -> Self {
+        let trust = home.trust();
+        let asked = netns.run(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let mut provisioner = Provisioner::new(SocketAddr::from(API), &trust, &key(n)).unwrap();
@@ -61,9 +62,8 @@ impl Machine {
                 let held = held(answer, &order, &trust, None).unwrap();
                 (order.get().number, held)
             })
-        })
-        .join()
-        .unwrap();
+        });
+        let (order, held) = asked.join().unwrap();
         for seed in seeds(&held, &home.trust(), &key(n)) {
             let path = root.join("var").join(seed.path);
             match seed.what {
@@ -79,7 +79,7 @@ impl Machine {
         symlink(root.join("var/lib/muster/k3s/current/k3s"), root.join("usr/local/bin/k3s")).unwrap();
         symlink(&parts.supervisor, root.join("bin/systemctl")).unwrap();
         let (agent, supervisor) = (parts.agent.clone(), parts.supervisor.clone());
-        Self { n, namespace, root, agent, supervisor, order, boots: 0, processes: Vec::new() }
+        Self { n, netns, root, agent, supervisor, order, boots: 0, processes: Vec::new() }
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {
@@ -99,8 +99,9 @@ impl Machine {
 
     fn inside(&self, program: &Path) -> Command {
         let path = std::env::var("PATH").unwrap_or_default();
-        let mut command = inside(&self.namespace, program);
+        let mut command = self.netns.command(program);
         command
+            .stdin(Stdio::null())
             .env("PATH", format!("{}:{path}", self.path("bin").display()))
             .env("MUSTER_ROOT", &self.root)
             // What a killed process leaves goes with the machine.
@@ -156,7 +157,7 @@ impl Machine {
 
     /// Everything that runs on it ends at once.
     pub(crate) fn power_off(&mut self) {
-        kill_all(&self.namespace);
+        self.netns.kill_all().unwrap();
         for mut process in self.processes.drain(..) {
             process.wait().unwrap();
         }

@@ -184,7 +184,7 @@ fn a_lost_store_makes_no_second_cluster(lab: &mut Lab, before: &Path) {
     assert!(told.contains("put the newest copy of `store.redb` back"), "{told}");
 
     let elsewhere = lab.folder().join("muster-again");
-    let mut second = Home::founded(elsewhere, &Parts::found().unwrap(), lab.hub(), 4);
+    let mut second = Home::founded(elsewhere, &Parts::found().unwrap(), lab.hub().clone(), 4);
     second.serve();
     lab.wait("nobody believes another cluster's provisioner", |lab| {
         (1..=3).all(|n| lab.machine(n).warned("is not the peer it should be"))
@@ -238,7 +238,7 @@ fn asides(lab: &Lab) -> Vec<PathBuf> {
 fn wait_on_the_lan(lab: &Lab, what: &str) {
     let operator = lab.home.operator();
     lab.wait(what, |lab| {
-        let answered = question::ask(&lab.hub(), lab.home.trust(), operator.clone());
+        let answered = question::ask(lab.hub(), lab.home.trust(), operator.clone());
         (1..=4).all(|n| answered.get(&name(n)) == Some(&State::Ready))
     });
 }

@@ -1,6 +1,6 @@
 //! A question to the whole LAN, as an operator's laptop asks it when no provisioner is there.
 
-use crate::lan::{PROVISIONER, on};
+use crate::lan::PROVISIONER;
 use crate::machine::{key, name};
 use muster_protocol::ids::{Digest, NodeName};
 use muster_protocol::keys::SecretKey;
@@ -8,13 +8,14 @@ use muster_protocol::lan::{MAX_PACKET, PORT, Packet, Question};
 use muster_protocol::signed::{By, Listener, Signed, Trust};
 use muster_protocol::status::State;
 use muster_protocol::wire;
+use netns::Netns;
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What is answered to one broadcast within two seconds.
-pub(crate) fn ask(hub: &str, trust: Trust, operator: SecretKey) -> BTreeMap<NodeName, State> {
-    on(hub, move || {
+pub(crate) fn ask(hub: &Netns, trust: Trust, operator: SecretKey) -> BTreeMap<NodeName, State> {
+    let asked = hub.run(move || {
         let socket = UdpSocket::bind((PROVISIONER, 0)).unwrap();
         socket.set_broadcast(true).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -47,7 +48,6 @@ pub(crate) fn ask(hub: &str, trust: Trust, operator: SecretKey) -> BTreeMap<Node
             answered.insert(node, brief.state);
         }
         answered
-    })
-    .join()
-    .unwrap()
+    });
+    asked.join().unwrap()
 }

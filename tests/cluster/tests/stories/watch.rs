@@ -1,6 +1,5 @@
 //! Looks at etcd itself on every server all the time, past agent and provisioner, and keeps what must never be seen.
 
-use crate::lan::on;
 use crate::machine::Machine;
 use muster_agent::node::probe::Prober;
 use muster_agent::state::uptime_ms;
@@ -37,7 +36,7 @@ impl Watch {
             let (stop, stopped) = channel();
             let (seen, root) = (watch.seen.clone(), server.root());
             watch.stop.push(stop);
-            watch.threads.push(on(&server.namespace, move || {
+            watch.threads.push(server.netns.run(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 let prober = Prober::new(root).unwrap();
                 look_on(n, prober, &runtime, &seen, &stopped);

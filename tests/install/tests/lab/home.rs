@@ -1,11 +1,12 @@
 //! One installation of muster: its state with keys and small images, and the service, which can be killed.
 
-use super::lan::{Host, Lan, MAC, must};
+use super::lan::{Host, Lan, MAC};
 use muster::store::rows::{ARTIFACTS, ArtifactKind, EVENTS, EventRow, ORDERS, OrderRow};
 use muster::store::state_dir::StateDir;
 use muster::store::{Read, Store, keys};
 use muster_protocol::ids::Digest;
 use muster_protocol::signed::{OnlineKey, Trust};
+use netns::must;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;

@@ -1,8 +1,8 @@
 //! Small images that are real where an install looks: an ext4 root, a UKI composed from parts, a loader.
 
 use super::home::Home;
-use super::lan::must;
 use muster_protocol::ids::{Arch, Digest};
+use netns::must;
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! A machine made of a folder: firmware variables, ports and one disk as files, and programs for the installer.
 
-use super::lan::{Host, Lan, MAC, must};
+use super::lan::{Host, Lan, MAC};
 use muster_agent::install::blockdev::BlockDevice;
 use muster_agent::install::disk::Disk;
 use muster_agent::install::marker::read_marker;
@@ -8,6 +8,7 @@ use muster_agent::install::plan::{Plan, Sizes, plan};
 use muster_protocol::ids::{ClusterId, Number};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::marker::Marker;
+use netns::must;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;

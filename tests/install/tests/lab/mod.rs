@@ -9,12 +9,13 @@ mod middle;
 
 use cut::{Exchange, Moment};
 use home::Home;
-use lan::{Lan, must};
+use lan::Lan;
 use machine::{Boot, Machine};
 use middle::Middle;
 use muster::store::rows::OrderState;
 use muster_protocol::hello::Answer;
 use muster_protocol::marker::MarkerState;
+use netns::must;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,18 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Whether this computer can do it; says why not.
 pub(crate) fn able() -> bool {
-    if !nix::unistd::geteuid().is_root() {
-        println!("SKIP: needs root for network namespaces and loop devices");
-        return false;
-    }
-    let folders = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
-    for tool in ["ip", "ethtool", "nft", "dnsmasq", "losetup", "mknod", "mke2fs", "e2fsck"] {
-        if !folders.iter().any(|folder| Path::new(folder).join(tool).exists()) {
-            println!("SKIP: needs `{tool}`");
-            return false;
-        }
-    }
-    true
+    netns::able(&["ethtool", "nft", "dnsmasq", "losetup", "mknod", "mke2fs", "e2fsck"])
 }
 
 enum Event {
@@ -181,22 +171,13 @@ fn kept() -> PathBuf {
     FOLDER
         .get_or_init(|| {
             let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("install-lab");
-            remove_leftovers(&all);
-            let own = all.join(std::process::id().to_string());
+            // Nobody is told when a test binary's statics go: the next run removes it.
+            netns::remove_folders(&all);
+            let own = all.join(netns::unique().unwrap());
             std::fs::create_dir_all(&own).unwrap();
             own
         })
         .clone()
-}
-
-/// Of runs that have ended, our process id's former owner included: nobody is told when a test binary's statics go.
-fn remove_leftovers(all: &Path) {
-    for entry in std::fs::read_dir(all).into_iter().flatten().flatten() {
-        let process = entry.file_name();
-        if process == *std::process::id().to_string() || !Path::new("/proc").join(process).exists() {
-            std::fs::remove_dir_all(entry.path()).unwrap();
-        }
-    }
 }
 
 /// A folder that is gone afterwards.

@@ -7,9 +7,9 @@
 //! every byte count can still be computed from the file.
 
 use crate::child::Child;
-use crate::lan::netns::Netns;
 use crate::settle;
 use anyhow::{Context, Result};
+use netns::Netns;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -6,7 +6,6 @@
 mod capture;
 mod foreign;
 mod loss;
-mod netns;
 
 pub use capture::{Capture, Depth};
 pub use foreign::Pxe;
@@ -14,7 +13,7 @@ pub use foreign::Pxe;
 use crate::child::{Child, run};
 use crate::settle;
 use anyhow::{Context, Result, ensure};
-use netns::{Netns, Owner};
+use netns::Netns;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -97,11 +96,11 @@ pub struct Lan {
 impl Lan {
     pub fn build(plan: &Plan) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "a LAN needs root: it makes network namespaces");
-        netns::remove_leftovers(Path::new(SOCKETS))?;
+        netns::remove_leftovers()?;
+        netns::remove_folders(Path::new(SOCKETS));
         std::fs::create_dir_all(&plan.folder).with_context(|| format!("folder {}", plan.folder.display()))?;
 
-        static LANS: AtomicU32 = AtomicU32::new(0);
-        let prefix = Owner::me()?.prefix(LANS.fetch_add(1, Ordering::Relaxed));
+        let prefix = netns::unique()?;
         let sockets = Path::new(SOCKETS).join(&prefix);
         std::fs::create_dir_all(&sockets).context("folder for sockets")?;
         let place = |what: &str| Netns::make(format!("{prefix}-{what}"));

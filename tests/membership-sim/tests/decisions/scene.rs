@@ -188,23 +188,11 @@ pub(crate) fn own(n: u8) -> OwnMember {
 }
 
 pub(crate) fn blank() -> ServerReport {
-    ServerReport {
-        runtime_classes: None,
-        data: DataFacts::default(),
-        record: GateRecord::Fresh,
-        unit: "failed".into(),
-        own: None,
-        outside: Vec::new(),
-        newest_snapshot: None,
-        clock_offset_ms: Some(0),
-        k3s_version: None,
-        nodes: Vec::new(),
-    }
+    ServerReport { unit: "failed".into(), ..ServerReport::blank() }
 }
 
 pub(crate) fn voter(n: u8) -> ServerReport {
     ServerReport {
-        runtime_classes: None,
         data: DataFacts { wal: true, ..DataFacts::default() },
         record: GateRecord::Member { identity: IDENTITY, name: member(n).name.unwrap(), address: address(n) },
         unit: "active".into(),

@@ -1,5 +1,6 @@
 //! Servers in network namespaces on one bridge, each under lab-supervisor with k3s's own unit, driven by curl and kubectl.
 
+use netns::{Netns, Switch};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -9,39 +10,40 @@ use std::time::{Duration, Instant};
 const UNIT: &str = "[Unit]\nDescription=Lightweight Kubernetes\n\n[Service]\nType=notify\nEnvironmentFile=-/etc/default/%N\nKillMode=process\nDelegate=yes\nUser=root\nLimitNOFILE=1048576\nTimeoutStartSec=0\nRestart=always\nRestartSec=5s\nExecStartPre=-/sbin/modprobe br_netfilter\nExecStart=/usr/local/bin/k3s ROLE\n";
 
 pub(crate) struct Lab {
-    prefix: &'static str,
     pub(crate) dir: PathBuf,
     etcd: PathBuf,
     supervisors: Vec<Option<Child>>,
+    nodes: Vec<Netns>,
+    _switch: Switch,
 }
 
-/// A node by its number: address 10.77.0.1N, name mini-pc-N.
+/// A node by its number, from 1 on: address 10.77.0.1N, name mini-pc-N.
 pub(crate) type Node = usize;
 
 impl Lab {
     /// None, with the reason printed, where it cannot run.
-    pub(crate) fn new(prefix: &'static str, nodes: usize) -> Option<Self> {
-        let etcd = find_etcd().or_else(|| skip("no etcd: name one in K3S_STANDIN_ETCD"))?;
-        if !nix::unistd::geteuid().is_root() {
-            return skip("not root");
+    pub(crate) fn new(nodes: usize) -> Option<Self> {
+        let Some(etcd) = find_etcd() else {
+            eprintln!("skipped: no etcd: name one in K3S_STANDIN_ETCD");
+            return None;
+        };
+        if !netns::able(&[]) {
+            return None;
         }
-        let dir = std::env::temp_dir().join(format!("standin-lab-{prefix}"));
-        let lab = Self { prefix, dir, etcd, supervisors: (0..=nodes).map(|_| None).collect() };
-        lab.clean();
-        std::fs::create_dir_all(&lab.dir).unwrap();
-        let hub = lab.ns(0);
-        ip(&["netns", "add", &hub]);
-        ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"]);
-        ip(&["-n", &hub, "link", "set", "br0", "up"]);
+        let switch = Switch::new().unwrap();
+        let labs = std::env::temp_dir().join("standin-lab");
+        netns::remove_folders(&labs);
+        let dir = labs.join(switch.name());
+        let plugged = (1..=nodes).map(|n| {
+            let node = switch.host(&format!("n{n}")).unwrap();
+            switch.plug(&node, &format!("v{n}"), None).unwrap();
+            node.ip(&["addr", "add", &format!("{}/24", address(n)), "dev", "eth0"]).unwrap();
+            node.ip(&["route", "add", "default", "via", "10.77.0.1"]).unwrap();
+            node
+        });
+        let supervisors = (0..=nodes).map(|_| None).collect();
+        let lab = Self { dir, etcd, supervisors, nodes: plugged.collect(), _switch: switch };
         for n in 1..=nodes {
-            let ns = lab.ns(n);
-            ip(&["netns", "add", &ns]);
-            ip(&["-n", &ns, "link", "add", "eth0", "type", "veth", "peer", "name", &port(n), "netns", &hub]);
-            ip(&["-n", &hub, "link", "set", &port(n), "master", "br0", "up"]);
-            ip(&["-n", &ns, "addr", "add", &format!("{}/24", address(n)), "dev", "eth0"]);
-            ip(&["-n", &ns, "link", "set", "eth0", "up"]);
-            ip(&["-n", &ns, "link", "set", "lo", "up"]);
-            ip(&["-n", &ns, "route", "add", "default", "via", "10.77.0.1"]);
             let bin = lab.root(n).join("usr/local/bin");
             std::fs::create_dir_all(&bin).unwrap();
             std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_k3s-standin"), bin.join("k3s")).unwrap();
@@ -49,8 +51,8 @@ impl Lab {
         Some(lab)
     }
 
-    fn ns(&self, n: Node) -> String {
-        format!("{}{n}", self.prefix)
+    fn netns(&self, n: Node) -> &Netns {
+        &self.nodes[n - 1]
     }
 
     pub(crate) fn has_etcdutl(&self) -> bool {
@@ -78,8 +80,7 @@ impl Lab {
     }
 
     fn inside(&self, n: Node, program: impl AsRef<Path>) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.ns(n)]).arg(program.as_ref());
+        let mut command = self.netns(n).command(program.as_ref());
         command
             .env("TMPDIR", &self.dir)
             .env("K3S_STANDIN_ROOT", self.root(n))
@@ -131,12 +132,7 @@ impl Lab {
             supervisor.kill().unwrap();
             supervisor.wait().unwrap();
         }
-        wait_for("every process of the node to end", 10, || self.pids(n).is_empty());
-    }
-
-    fn pids(&self, n: Node) -> Vec<String> {
-        let output = Command::new("ip").args(["netns", "pids", &self.ns(n)]).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
+        wait_for("every process of the node to end", 10, || self.netns(n).pids().unwrap().is_empty());
     }
 
     pub(crate) fn wipe(&self, n: Node) {
@@ -233,16 +229,6 @@ impl Lab {
             format!("{:?}", self.db_info(n))
         });
     }
-
-    fn clean(&self) {
-        for n in 0..10 {
-            for pid in self.pids(n) {
-                let _ = Command::new("kill").args(["-9", &pid]).status();
-            }
-            let _ = Command::new("ip").args(["netns", "del", &self.ns(n)]).stderr(Stdio::null()).status();
-        }
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
 }
 
 impl Drop for Lab {
@@ -258,7 +244,10 @@ impl Drop for Lab {
                 eprintln!("--- node {n}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
             }
         }
-        self.clean();
+        for node in &self.nodes {
+            let _lives = node.kill_all();
+        }
+        let _gone = std::fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -268,15 +257,6 @@ pub(crate) fn address(n: Node) -> String {
 
 pub(crate) fn name(n: Node) -> String {
     format!("mini-pc-{n}")
-}
-
-fn port(n: Node) -> String {
-    format!("v{n}")
-}
-
-fn skip<T>(why: &str) -> Option<T> {
-    eprintln!("skipped: {why}");
-    None
 }
 
 fn find_etcd() -> Option<PathBuf> {
@@ -289,11 +269,6 @@ fn find_etcd() -> Option<PathBuf> {
     let beside = versions.map(|v| v.path().join("etcd"));
     let installed = ["/usr/bin/etcd", "/usr/local/bin/etcd"].map(PathBuf::from);
     beside.chain(installed).find(|p| k3s_standin::etcd::locate::check(p).is_ok())
-}
-
-fn ip(args: &[&str]) {
-    let status = Command::new("ip").args(args).status().unwrap();
-    assert!(status.success(), "ip {}", args.join(" "));
 }
 
 pub(crate) fn wait_for(what: &str, seconds: u64, done: impl Fn() -> bool) {
