@@ -20,8 +20,9 @@ pub struct Grant {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Start {
-    /// Make the cluster. Given once ever; the nonce ties a resumed init to the disk that began it.
-    Init { nonce: [u8; 16] },
+    /// Make the cluster. Given once ever; the nonce ties a resumed init to the disk that began it, and the order under which
+    /// that disk was installed keeps a late answer from a disk that has taken its place.
+    Init { nonce: [u8; 16], installation: Number },
     /// Join through the first of these voters whose CA fits.
     Join { identity: Identity, voters: Vec<(NodeName, Ipv4Addr)> },
 }

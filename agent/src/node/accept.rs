@@ -137,6 +137,7 @@ mod tests {
     use crate::node::testing::{Cluster, Scratch, scratch};
     use crate::state::{KEY, TRUST};
     use muster_protocol::grant::Start;
+    use muster_protocol::ids::Number;
 
     fn node(cluster: &Cluster, n: u8) -> Scratch {
         let root = scratch();
@@ -212,7 +213,8 @@ mod tests {
         let cluster = Cluster::new();
         let root = node(&cluster, 1);
         let papers = || Papers::read(&root).unwrap();
-        let signed = |fence| cluster.sign(&cluster.grant(1, fence, Start::Init { nonce: [3; 16] }));
+        let init = Start::Init { nonce: [3; 16], installation: Number::default() };
+        let signed = |fence| cluster.sign(&cluster.grant(1, fence, init.clone()));
         assert!(wants_grant(&root, &papers()));
         assert!(grant(&root, &papers(), false, &signed(30)).unwrap());
         assert!(!wants_grant(&root, &papers()), "the gate would pass now");

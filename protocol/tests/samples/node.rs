@@ -154,7 +154,7 @@ pub(crate) fn identity() -> Identity {
 
 pub(crate) fn grants() -> Vec<Grant> {
     let start = [
-        Start::Init { nonce: [1; 16] },
+        Start::Init { nonce: [1; 16], installation: number(12) },
         Start::Join { identity: identity(), voters: vec![(name("mini-pc-1"), [10, 77, 0, 11].into())] },
     ];
     let key = node_key().public().fingerprint();

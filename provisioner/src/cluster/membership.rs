@@ -134,7 +134,7 @@ fn initialise(next: &mut Record, view: &View<'_>, decision: &mut Decision) {
         next.changed_at = view.now_unix;
         next.lock = None;
     } else if heard.wants_grant {
-        decision.grants.push((node, fence, Start::Init { nonce }));
+        decision.grants.push((node, fence, Start::Init { nonce, installation }));
     }
 }
 

@@ -11,7 +11,7 @@ use muster_protocol::etcd::{
     DataFacts, EtcdMember, GateRecord, Identity, NodeSeen, Outside, OwnMember, ServerReport, SnapshotTaken,
 };
 use muster_protocol::grant::Grant;
-use muster_protocol::ids::Digest;
+use muster_protocol::ids::{Digest, Number};
 use std::net::Ipv4Addr;
 
 /// systemd's RestartSec.
@@ -75,10 +75,11 @@ impl Node {
             wal_is_empty: facts.wal_empty,
             member_name: facts.name_file,
         };
-        let me = Me { name: &self.server.name, address: self.server.address };
+        let installation = Number { n: self.installation, ..Number::default() };
+        let me = Me { name: &self.server.name, address: self.server.address, installation };
         let mut kept = self.kept.clone();
         if bug == GateBug::AnyFence {
-            kept.fence = muster_protocol::ids::Number::default();
+            kept.fence = Number::default();
         }
         match decide(me, &disk, &kept, self.grant.as_ref()) {
             Ok(allowed) => self.start(world, nodes, allowed, now),

@@ -25,6 +25,8 @@ pub struct Disk {
 pub struct Me<'a> {
     pub name: &'a NodeName,
     pub address: Ipv4Addr,
+    /// The order under which this disk was installed.
+    pub installation: Number,
 }
 
 /// As what k3s may start.
@@ -57,8 +59,10 @@ pub fn decide(me: Me<'_>, disk: &Disk, kept: &Kept, grant: Option<&Grant>) -> Re
         return as_it_is.map_err(|_| Refusal::StaleFence { have: grant.fence, known: kept.fence });
     }
     match &grant.start {
-        Start::Init { nonce } => match as_it_is {
+        Start::Init { nonce, installation } => match as_it_is {
             Ok(allowed) => Ok(allowed),
+            // Meant for a disk that is gone: as if no grant were there, so another one is asked for.
+            Err(refusal) if *installation != me.installation => Err(refusal),
             Err(refusal) => init(me, disk, kept, grant.fence, *nonce, refusal),
         },
         Start::Join { identity, voters } => {
@@ -208,7 +212,7 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn init_grant(fence: u64, nonce: [u8; 16]) -> Grant {
-        Cluster::new().grant(2, fence, Start::Init { nonce })
+        Cluster::new().grant(2, fence, Start::Init { nonce, installation: Number::default() })
     }
 
     pub(in super::super) fn join_grant(fence: u64) -> Grant {
@@ -223,7 +227,8 @@ pub(super) mod tests {
         grant: Option<&Grant>,
     ) -> Result<Allowed, Refusal> {
         let name = Cluster::name(2);
-        decide(Me { name: &name, address: Cluster::address(address) }, disk, kept, grant)
+        let me = Me { name: &name, address: Cluster::address(address), installation: Number::default() };
+        decide(me, disk, kept, grant)
     }
 
     fn way(disk: &Disk, kept: &Kept, grant: Option<&Grant>) -> Result<Way, Refusal> {
@@ -290,6 +295,14 @@ pub(super) mod tests {
         let other = kept(5, GateRecord::Initialising { nonce: [8; 16] });
         let refused = way(&empty(), &other, Some(&init_grant(6, NONCE)));
         assert!(matches!(refused, Err(Refusal::InitRefused { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn an_init_for_a_disk_that_was_replaced_is_as_good_as_none() {
+        let (name, grant) = (Cluster::name(2), init_grant(5, NONCE));
+        let me = Me { name: &name, address: Cluster::address(2), installation: Cluster::number(7) };
+        assert_eq!(decide(me, &empty(), &fresh(), Some(&grant)), Err(Refusal::NoGrant));
+        assert!(decide(me, &wal(), &kept(5, member()), Some(&grant)).is_ok(), "a member needs none");
     }
 
     #[test]

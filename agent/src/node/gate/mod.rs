@@ -205,12 +205,15 @@ mod tests {
     use muster_protocol::etcd::GateRecord;
     use muster_protocol::grant::Grant;
     use muster_protocol::grant::Start;
+    use muster_protocol::ids::Number;
     use muster_protocol::sealed::SealedBox;
     use muster_protocol::signed::{By, Listener, Signed};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     const NOW: u64 = 1_800_000_000;
+    const INIT: Start =
+        Start::Init { nonce: [3; 16], installation: Number { delegation: 0, generation: 0, n: 0 } };
 
     /// A node's disk as the installer leaves it, with a roster.
     fn disk(cluster: &Cluster, n: u8) -> Scratch {
@@ -249,7 +252,7 @@ mod tests {
         let cluster = Cluster::new();
         let root = disk(&cluster, 1);
         assert!(matches!(pass(&root).await, Err(GateError::Refused(Refusal::NoGrant))));
-        let grant = cluster.grant(1, 30, Start::Init { nonce: [3; 16] });
+        let grant = cluster.grant(1, 30, INIT);
         give(&root, &cluster, &grant);
         pass(&root).await.unwrap();
         assert_eq!(Kept::load(&root).unwrap().record, GateRecord::Initialising { nonce: [3; 16] });
@@ -281,7 +284,7 @@ mod tests {
     async fn a_grant_for_another_key_or_by_another_hand_is_refused() {
         let cluster = Cluster::new();
         let root = disk(&cluster, 1);
-        let mut grant = cluster.grant(1, 30, Start::Init { nonce: [3; 16] });
+        let mut grant = cluster.grant(1, 30, INIT);
         grant.key = cluster.node(2).public().fingerprint();
         root.save(GRANT, &cluster.sign(&grant)).unwrap();
         assert!(matches!(pass(&root).await, Err(GateError::BadGrant(Refused::OtherKey { .. }))));
@@ -296,8 +299,8 @@ mod tests {
     async fn an_older_grant_than_the_newest_accepted_is_refused() {
         let cluster = Cluster::new();
         let root = disk(&cluster, 1);
-        give(&root, &cluster, &cluster.grant(1, 31, Start::Init { nonce: [3; 16] }));
-        root.save(GRANT, &cluster.sign(&cluster.grant(1, 30, Start::Init { nonce: [3; 16] }))).unwrap();
+        give(&root, &cluster, &cluster.grant(1, 31, INIT));
+        root.save(GRANT, &cluster.sign(&cluster.grant(1, 30, INIT))).unwrap();
         assert!(matches!(pass(&root).await, Err(GateError::BadGrant(Refused::Older { .. }))));
     }
 
@@ -381,7 +384,7 @@ mod tests {
     async fn a_file_beside_config_yaml_cannot_decide_past_the_gate() {
         let cluster = Cluster::new();
         let root = disk(&cluster, 1);
-        give(&root, &cluster, &cluster.grant(1, 30, Start::Init { nonce: [3; 16] }));
+        give(&root, &cluster, &cluster.grant(1, 30, INIT));
         root.write(&format!("{CONFIG}.d/x.yaml"), b"server: https://10.0.0.1:6443", 0o600).unwrap();
         assert!(matches!(pass(&root).await, Err(GateError::DropIn { key: "server", .. })));
         assert!(root.exists(GRANT) && !root.exists(CONFIG));

@@ -6,8 +6,9 @@ use super::decide::{Allowed, Me, decide};
 use super::no_drop_in;
 use super::record::{Kept, look};
 use crate::node::tokens::{Tokens, server_keys};
-use crate::state::{KEY, MANIFEST, Root, StateError, TRUST};
+use crate::state::{BOOT, KEY, MANIFEST, Root, StateError, TRUST};
 use muster_protocol::grant::Grant;
+use muster_protocol::ids::Number;
 use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::manifest::Manifest;
 use muster_protocol::signed::{By, Listener, Signed, Trust, Verified};
@@ -21,6 +22,8 @@ pub struct Papers {
     /// Keys of the roster's servers; empty before there is a roster.
     pub servers: Vec<PublicKey>,
     pub kept: Kept,
+    /// The order under which this disk was installed, as PID 1 read it from the marker.
+    pub installation: Number,
 }
 
 impl Papers {
@@ -31,7 +34,9 @@ impl Papers {
         let key = root.key()?.ok_or_else(|| missing(KEY, seeded))?;
         let manifest = root.manifest(&trust, &key.public())?.ok_or_else(|| missing(MANIFEST, seeded))?;
         let servers = root.roster(&trust)?.map(|roster| server_keys(roster.get())).unwrap_or_default();
-        Ok(Self { trust, key, manifest, servers, kept: Kept::load(root)? })
+        let boot = root.boot(&root.path(BOOT))?;
+        let installation = boot.and_then(|boot| boot.order).unwrap_or_default();
+        Ok(Self { trust, key, manifest, servers, kept: Kept::load(root)?, installation })
     }
 
     pub fn tokens<'a>(&'a self, root: &'a Root) -> Tokens<'a> {
@@ -63,7 +68,8 @@ impl Papers {
         no_drop_in(root)?;
         let grant = self.grant(root);
         let believed = grant.as_ref().ok().and_then(Option::as_ref).map(Verified::get);
-        let me = Me { name: &self.manifest.get().node, address: self.address()? };
+        let name = &self.manifest.get().node;
+        let me = Me { name, address: self.address()?, installation: self.installation };
         match (decide(me, &look(root), &self.kept, believed), grant) {
             (Ok(allowed), _) => Ok(allowed),
             // Without the bad grant the answer might have been another: that is what to tell.

@@ -18,7 +18,7 @@ fn where_all_are_blank_the_first_makes_the_cluster_from_the_saved_record_and_nob
     assert_eq!((&lock.holder, lock.purpose), (&name(1), Purpose::Init));
     let Cluster::Initialising { node, nonce, installation } = &scene.record.cluster else { panic!() };
     assert_eq!((node, *installation), (&name(1), FENCE));
-    let init = Start::Init { nonce: *nonce };
+    let init = Start::Init { nonce: *nonce, installation: *installation };
     let decision = scene.decide();
     assert_eq!(decision.grants, [(name(1), lock.fence, init)]);
     assert_eq!(decision.record, None, "asked again it is the same init");
