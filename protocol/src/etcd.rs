@@ -71,6 +71,9 @@ impl DataFacts {
 pub struct ServerReport {
     pub data: DataFacts,
     pub record: GateRecord,
+    /// The fence of a grant that lies there, or that was taken up after `record` was read: what it permits has begun or may
+    /// begin at any moment, whatever the provisioner knows of it.
+    pub granted: Option<Number>,
     /// systemd's ActiveState of k3s.
     pub unit: String,
     /// `None`: nothing answers on loopback.
@@ -91,6 +94,7 @@ impl ServerReport {
         Self {
             data: DataFacts::default(),
             record: GateRecord::Fresh,
+            granted: None,
             unit: "inactive".into(),
             own: None,
             outside: Vec::new(),

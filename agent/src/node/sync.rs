@@ -128,6 +128,7 @@ impl Service {
         let (record, data) = self.last.before.clone()?;
         Some(ServerReport {
             data,
+            granted: self.papers.granted(&self.root, &record),
             record,
             unit: self.last.unit.active.clone(),
             own: self.last.own.member.clone(),

@@ -190,6 +190,7 @@ pub(crate) fn server_report() -> ServerReport {
             name: "mini-pc-1-4b786ce8".into(),
             address: [10, 77, 0, 11].into(),
         },
+        granted: Some(number(13)),
         unit: "active".into(),
         own: Some(OwnMember {
             identity: Some(identity()),

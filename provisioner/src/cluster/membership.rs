@@ -91,6 +91,9 @@ fn blank(view: &View<'_>, server: &Server) -> Result<(), String> {
     if report.record != GateRecord::Fresh {
         return Err(format!("{name} was started for a cluster before"));
     }
+    if report.granted.is_some() {
+        return Err(format!("{name} holds a grant that it has not used yet"));
+    }
     if report.own.is_some() {
         return Err(format!("k3s answers on {name}"));
     }
@@ -195,12 +198,14 @@ fn admit_next(
     }
 }
 
-/// Its gate wrote down a join that has not ended: while its disk is seen, or as long as nothing says that it got a WAL.
+/// Its gate wrote down a join that has not ended: while its disk is seen, or as long as nothing says that it got a WAL. Or it
+/// holds a grant of a lock that this record knows nothing of.
 fn unfinished(view: &View<'_>, server: &Server) -> bool {
     let joining = |heard: &Heard| matches!(heard.report.record, GateRecord::Joining { .. });
     let last = view.heard.get(&server.name);
     view.fresh(&server.name).is_some_and(joining)
-        || last.is_some_and(|heard| joining(heard) && !heard.report.data.wal)
+        || last
+            .is_some_and(|heard| joining(heard) && !heard.report.data.wal || heard.report.granted.is_some())
 }
 
 enum Closed {
@@ -343,7 +348,7 @@ fn joined(identity: Identity, view: &View<'_>, joiner: &Server) -> bool {
 }
 
 /// It was listed and no longer is. A disk with a WAL cannot join anew under the same fence, so another may begin. One that
-/// never started keeps the lock and tries again under it: a grant may still be on its way to it.
+/// never started, or that was replaced since, keeps the lock and tries again under it: a grant may still be on its way to it.
 fn gone(view: &View<'_>, joiner: &Server, lock: &Lock, listed_now: Listed) -> bool {
     match (lock.listed, listed_now) {
         (_, Listed::Unstarted | Listed::Started) => false,
@@ -352,7 +357,9 @@ fn gone(view: &View<'_>, joiner: &Server, lock: &Lock, listed_now: Listed) -> bo
             view.fresh(&joiner.name)
                 .is_some_and(|heard| heard.report.record == under_this_lock && evicted(heard, joiner))
         }
-        (Listed::Started, Listed::Never) => true,
+        (Listed::Started, Listed::Never) => {
+            view.heard.get(&joiner.name).is_some_and(|heard| heard.report.data.wal)
+        }
     }
 }
 

@@ -328,6 +328,7 @@ impl History {
                     let highest = self.seen.iter().max().map_or(0, |number| number.generation);
                     let generation = highest.max(self.provisioner.store.counter.generation) + 1;
                     self.provisioner.store = copy;
+                    self.hang_up_all();
                     self.provisioner.store.counter =
                         Number { generation, n: 0, ..self.provisioner.store.counter };
                     self.provisioner.restart();

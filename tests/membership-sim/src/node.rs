@@ -69,19 +69,12 @@ impl Node {
             return;
         }
         self.start_at = now + RESTART_MS;
-        let facts = world.disk(self.machine);
-        let disk = Disk {
-            data: DataFacts { wal: facts.wal_dir, tombstone: facts.tombstone, state_db: facts.state_db },
-            wal_is_empty: facts.wal_empty,
-            member_name: facts.name_file,
-        };
-        let installation = Number { n: self.installation, ..Number::default() };
-        let me = Me { name: &self.server.name, address: self.server.address, installation };
+        let disk = self.disk(world);
         let mut kept = self.kept.clone();
         if bug == GateBug::AnyFence {
             kept.fence = Number::default();
         }
-        match decide(me, &disk, &kept, self.grant.as_ref()) {
+        match decide(self.me(), &disk, &kept, self.grant.as_ref()) {
             Ok(allowed) => self.start(world, nodes, allowed, now),
             Err(_) if bug == GateBug::InitAgainAfterWipe && !disk.data.wal => {
                 let config = Config { cluster_init: true, ..Config::default() };
@@ -89,6 +82,26 @@ impl Node {
             }
             Err(refusal) => self.wants_grant = refusal.wants_grant(),
         }
+    }
+
+    fn me(&self) -> Me<'_> {
+        let installation = Number { n: self.installation, ..Number::default() };
+        Me { name: &self.server.name, address: self.server.address, installation }
+    }
+
+    fn disk(&self, world: &World) -> Disk {
+        let facts = world.disk(self.machine);
+        Disk {
+            data: DataFacts { wal: facts.wal_dir, tombstone: facts.tombstone, state_db: facts.state_db },
+            wal_is_empty: facts.wal_empty,
+            member_name: facts.name_file,
+        }
+    }
+
+    /// The fence of a grant that lies here and lets k3s start.
+    fn granted(&self, world: &World) -> Option<Number> {
+        let allowed = decide(self.me(), &self.disk(world), &self.kept, Some(self.grant.as_ref()?)).ok()?;
+        (allowed.way != Way::Resume).then_some(allowed.keep.fence)
     }
 
     fn start(&mut self, world: &mut World, nodes: &[(Machine, Ipv4Addr)], allowed: Allowed, now: u64) {
@@ -146,7 +159,6 @@ impl Node {
 
     pub fn report(&mut self, world: &World, nodes: &[(Machine, Ipv4Addr)], now: u64) -> ServerReport {
         self.sequence += 1;
-        let facts = world.disk(self.machine);
         let outside =
             nodes.iter().filter(|(machine, _)| *machine != self.machine).map(|(machine, address)| {
                 let reached = world.reaches(self.machine, *machine);
@@ -162,8 +174,9 @@ impl Node {
                 }
             });
         ServerReport {
-            data: DataFacts { wal: facts.wal_dir, tombstone: facts.tombstone, state_db: facts.state_db },
+            data: self.disk(world).data,
             record: self.kept.record.clone(),
+            granted: self.granted(world),
             unit: if world.is_running(self.machine) { "active" } else { "failed" }.into(),
             own: self.own(world, now),
             outside: outside.collect(),

@@ -2,11 +2,12 @@
 
 use super::GRANT;
 use super::GateError;
-use super::decide::{Allowed, Me, decide};
+use super::decide::{Allowed, Me, Way, decide};
 use super::no_drop_in;
 use super::record::{Kept, look};
 use crate::node::tokens::{Tokens, server_keys};
 use crate::state::{BOOT, KEY, MANIFEST, Root, StateError, TRUST};
+use muster_protocol::etcd::GateRecord;
 use muster_protocol::grant::Grant;
 use muster_protocol::ids::Number;
 use muster_protocol::keys::{PublicKey, SecretKey};
@@ -49,6 +50,11 @@ impl Papers {
         address.ok_or_else(|| GateError::NoAddress { node: manifest.node.clone() })
     }
 
+    fn me(&self) -> Result<Me<'_>, GateError> {
+        let name = &self.manifest.get().node;
+        Ok(Me { name, address: self.address()?, installation: self.installation })
+    }
+
     /// The grant that lies in tmpfs, if it is for us and not older than the newest accepted one.
     fn grant(&self, root: &Root) -> Result<Option<Verified<Grant>>, GateError> {
         let Some(signed) = root.load::<Signed<Grant>>(GRANT)? else { return Ok(None) };
@@ -63,14 +69,28 @@ impl Papers {
         signed.verify(By::Online(&self.trust), &listener).map(Some).map_err(GateError::BadGrant)
     }
 
+    /// The fence of a grant that lies here and lets k3s start, or that the gate has taken up since `known` was read. The grant is
+    /// read first: the gate writes its record before it removes it.
+    pub fn granted(&self, root: &Root, known: &GateRecord) -> Option<Number> {
+        let grant = self.grant(root).ok().flatten();
+        let kept = Kept::load(root).ok()?;
+        let me = self.me().ok()?;
+        if let Some(grant) = grant
+            && let Ok(Allowed { way: Way::Init { .. } | Way::Join { .. }, keep }) =
+                decide(me, &look(root), &kept, Some(grant.get()))
+        {
+            return Some(keep.fence);
+        }
+        let begun = matches!(kept.record, GateRecord::Initialising { .. } | GateRecord::Joining { .. });
+        (begun && kept.record != *known).then_some(kept.fence)
+    }
+
     /// The decision alone: nothing is written, nobody is asked. The node service looks here before it starts k3s.
     pub fn preview(&self, root: &Root) -> Result<Allowed, GateError> {
         no_drop_in(root)?;
         let grant = self.grant(root);
         let believed = grant.as_ref().ok().and_then(Option::as_ref).map(Verified::get);
-        let name = &self.manifest.get().node;
-        let me = Me { name, address: self.address()?, installation: self.installation };
-        match (decide(me, &look(root), &self.kept, believed), grant) {
+        match (decide(self.me()?, &look(root), &self.kept, believed), grant) {
             (Ok(allowed), _) => Ok(allowed),
             // Without the bad grant the answer might have been another: that is what to tell.
             (Err(refusal), Err(bad)) if refusal.wants_grant() => Err(bad),

@@ -35,6 +35,11 @@ const OBSTACLES: &[Obstacle] = &[
         |s| s.report(3).record = GateRecord::Joining { fence: FENCE },
         "mini-pc-3 was started for a cluster before",
     ),
+    (
+        "a grant of another time",
+        |s| s.report(3).granted = Some(FENCE),
+        "mini-pc-3 holds a grant that it has not used yet",
+    ),
     ("a running etcd", |s| s.report(3).own = Some(own(3)), "k3s answers on mini-pc-3"),
     (
         "a cluster somewhere",

@@ -8,7 +8,7 @@ mod init;
 mod scene;
 
 use muster::cluster::record::Listed;
-use muster_protocol::etcd::{EtcdMember, GateRecord, Identity};
+use muster_protocol::etcd::{EtcdMember, GateRecord, Identity, ServerReport};
 use muster_protocol::grant::{Action, Start};
 use muster_protocol::ids::Number;
 use scene::{
@@ -129,6 +129,25 @@ fn a_server_that_was_never_heard_keeps_the_lock_away() {
     );
 }
 
+/// A store that was put back from a copy knows nothing of the lock that it had given since; the node that holds the grant does.
+#[test]
+fn who_holds_a_grant_that_the_record_does_not_know_goes_first_and_alone() {
+    let mut scene = Scene::new();
+    scene.all_list(&[member(1)]);
+    *scene.report(2) = ServerReport::blank();
+    scene.heard(2).wants_grant = true;
+    scene.heard(3).wants_grant = true;
+    let holder = |scene: &Scene| scene.next().lock.map(|lock| lock.holder);
+    assert_eq!(holder(&scene), Some(name(2)), "the first that asks");
+    scene.report(3).granted = Some(FENCE);
+    assert_eq!(holder(&scene), Some(name(3)), "it gets a newer one");
+    scene.heard(3).wants_grant = false;
+    assert_eq!(holder(&scene), None, "it is about to start");
+    assert_eq!(scene.decide().waiting[&name(2)], "mini-pc-3 joins first");
+    scene.heard(3).at_ms = NOW_MS - 60_000;
+    assert_eq!(holder(&scene), None, "also when it is dark since");
+}
+
 #[test]
 fn the_lock_is_its_holders_until_all_list_it_as_a_voter_that_serves() {
     let mut added = Scene::joining(Listed::Never);
@@ -196,12 +215,18 @@ fn under_the_lock_the_others_must_be_well_for_each_further_grant() {
 
 #[test]
 fn a_joiner_that_started_and_was_evicted_gives_the_lock_back() {
-    // Also where it is dark meanwhile.
+    // Also where it is dark meanwhile: its disk was last seen with a WAL, which cannot join anew under this fence.
     let mut dark = Scene::joining(Listed::Started);
-    dark.heard.remove(&name(3));
+    dark.third_runs(true);
+    dark.heard(3).at_ms = NOW_MS - 60_000;
     let decision = dark.decide();
     assert_eq!(decision.events, ["mini-pc-3 is gone from every list; the lock is released"]);
     assert_eq!(decision.record.unwrap().lock, None);
+    // A disk that was replaced since can, and may be about to: it goes on under its lock. So does one that was not heard yet.
+    let mut replaced = Scene::joining(Listed::Started);
+    replaced.assert_locked("a disk without data");
+    replaced.heard.remove(&name(3));
+    replaced.assert_locked("not heard since the provisioner started");
     // Its list was missed, but its disk tells: a WAL under this fence, and a voter's list without it.
     let mut missed = Scene::joining(Listed::Unstarted);
     missed.report(3).data.wal = true;
