@@ -11,6 +11,8 @@ use muster_protocol::grant::{Action, Start};
 use muster_protocol::ids::{NodeName, Number};
 use std::collections::BTreeMap;
 
+/// A joiner that was not heard for so long has no part in what the voters listed within the last five seconds.
+const DARK_MS: u64 = 15_000;
 /// A snapshot older than this is no way back.
 const SNAPSHOT_LIMIT_S: u64 = 3600;
 
@@ -347,27 +349,36 @@ fn joined(identity: Identity, view: &View<'_>, joiner: &Server) -> bool {
     ready && node_ready && seen.voters.iter().any(|voter| voter.name == joiner.name)
 }
 
-/// It was listed and no longer is. A disk with a WAL cannot join anew under the same fence, so another may begin. One that
+/// It was listed and no longer is. A disk with data cannot join anew under the same fence, so another may begin. One that
 /// never started, or that was replaced since, keeps the lock and tries again under it: a grant may still be on its way to it.
+///
+/// The voters' lists may be older than what the joiner did last. So a joiner that reports must itself have read a list after
+/// it had its data; one that is dark must have been so for longer than any report is believed.
 fn gone(view: &View<'_>, joiner: &Server, lock: &Lock, listed_now: Listed) -> bool {
-    match (lock.listed, listed_now) {
-        (_, Listed::Unstarted | Listed::Started) => false,
-        (Listed::Never | Listed::Unstarted, Listed::Never) => {
-            let under_this_lock = GateRecord::Joining { fence: lock.fence };
-            view.fresh(&joiner.name)
-                .is_some_and(|heard| heard.report.record == under_this_lock && evicted(heard, joiner))
+    if listed_now != Listed::Never {
+        return false;
+    }
+    match (lock.listed, view.fresh(&joiner.name)) {
+        (Listed::Started, Some(heard)) => !heard.report.data.is_empty() && unlisted(heard, joiner),
+        (Listed::Started, None) => view.heard.get(&joiner.name).is_some_and(|heard| {
+            !heard.report.data.is_empty() && view.now_ms.saturating_sub(heard.at_ms) > DARK_MS
+        }),
+        (Listed::Never | Listed::Unstarted, Some(heard)) => {
+            heard.report.record == GateRecord::Joining { fence: lock.fence } && evicted(heard, joiner)
         }
-        (Listed::Started, Listed::Never) => {
-            view.heard.get(&joiner.name).is_some_and(|heard| heard.report.data.wal)
-        }
+        (Listed::Never | Listed::Unstarted, None) => false,
     }
 }
 
 /// Its disk has a WAL, so it was added once; and a list that it read afterwards does not hold it any more.
 fn evicted(heard: &Heard, server: &Server) -> bool {
-    let unlisted =
-        heard.report.outside.iter().any(|seen| {
-            seen.members.as_ref().is_ok_and(|list| !list.iter().any(|member| is(member, server)))
-        });
-    heard.report.data.wal && unlisted
+    heard.report.data.wal && unlisted(heard, server)
+}
+
+fn unlisted(heard: &Heard, server: &Server) -> bool {
+    heard
+        .report
+        .outside
+        .iter()
+        .any(|seen| seen.members.as_ref().is_ok_and(|list| !list.iter().any(|member| is(member, server))))
 }

@@ -227,6 +227,16 @@ fn a_joiner_that_started_and_was_evicted_gives_the_lock_back() {
     replaced.assert_locked("a disk without data");
     replaced.heard.remove(&name(3));
     replaced.assert_locked("not heard since the provisioner started");
+    // Or the voters' lists are older than its newest entry: it has read one itself that is not.
+    let mut again = Scene::joining(Listed::Started);
+    again.third_runs(true);
+    again.report(3).outside = vec![outside(1, IDENTITY.ca, &[member(1), member(2), learner(3)])];
+    again.assert_locked("added anew");
+    again.heard(3).at_ms = NOW_MS - 6_000;
+    again.assert_locked("dark, but only just");
+    again.heard(3).at_ms = NOW_MS;
+    again.report(3).outside = vec![outside(1, IDENTITY.ca, &[member(1), member(2)])];
+    assert_eq!(again.next().lock, None, "it has read that it is gone");
     // Its list was missed, but its disk tells: a WAL under this fence, and a voter's list without it.
     let mut missed = Scene::joining(Listed::Unstarted);
     missed.report(3).data.wal = true;
