@@ -46,7 +46,8 @@ pub(super) fn get(
     let alone = Roster { nodes: vec![member.clone()], ..roster.clone() };
     let briefs = runtime.block_on(ask(credential, &alone))?;
     let Some((_, from)) = briefs.get(member.name.as_str()) else { return Ok(None) };
-    let response = runtime.block_on(http(credential, member, *from)?.get(path, FULL))?;
+    let identity = Identity::operator(credential.trust.cluster, &credential.key)?;
+    let response = runtime.block_on(http(&identity, credential, member, *from)?.get(path, FULL))?;
     Ok(Some(response))
 }
 
@@ -155,10 +156,11 @@ async fn ask_all(
     roster: &Roster,
     briefs: &Briefs,
 ) -> anyhow::Result<BTreeMap<String, Status>> {
+    let identity = Identity::operator(credential.trust.cluster, &credential.key)?;
     let mut asked = JoinSet::new();
     for member in &roster.nodes {
         let Some((_, from)) = briefs.get(member.name.as_str()) else { continue };
-        let mut http = http(credential, member, *from)?;
+        let mut http = http(&identity, credential, member, *from)?;
         let (member, cluster) = (member.clone(), credential.trust.cluster);
         asked.spawn(async move {
             let response = http.get("/status", FULL).await.ok().filter(|response| response.status == 200)?;
@@ -171,9 +173,13 @@ async fn ask_all(
 }
 
 /// To the agent that answered from there, and to nobody who is not `member`.
-fn http(credential: &Credential, member: &Member, from: SocketAddr) -> anyhow::Result<Http> {
-    let identity = Identity::operator(credential.trust.cluster, &credential.key)?;
-    let config = client_config(&identity, &credential.trust, Expect::Node(member.key))?;
+fn http(
+    identity: &Identity,
+    credential: &Credential,
+    member: &Member,
+    from: SocketAddr,
+) -> anyhow::Result<Http> {
+    let config = client_config(identity, &credential.trust, Expect::Node(member.key))?;
     Ok(Http::new(SocketAddr::new(from.ip(), PORT), config))
 }
 
