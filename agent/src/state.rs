@@ -241,8 +241,6 @@ fn port_80() -> u16 {
 pub struct BootedSlot {
     /// The whole disk, such as `/dev/nvme0n1`: the marker lies there.
     pub disk: PathBuf,
-    /// Its EFI system partition.
-    pub esp: PathBuf,
     /// 0 or 1.
     pub index: usize,
     pub image: Digest,

@@ -16,8 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// Below this, the data partition is mounted as `var`, as it will be in the new root.
 pub(super) const HELD: &str = "/held";
-/// GPT partition numbers (design §7).
-pub(super) const ESP: u32 = 1;
+/// GPT partition numbers (design §7); 1 is the ESP, which nobody touches after the install.
 pub(super) const SLOTS: [u32; 2] = [2, 3];
 const DATA: u32 = 4;
 

@@ -4,8 +4,7 @@
 
 use super::machine::Machine;
 use super::network::{Address, Port, port_to};
-use crate::detect::disks::partition;
-use crate::init::disks::{ESP, Ours};
+use crate::init::disks::Ours;
 use crate::state::{Boot, BootedSlot};
 use anyhow::Context;
 use muster_protocol::ids::{Mac, NodeName};
@@ -64,12 +63,7 @@ fn boot_record(machine: &Machine, ours: &Ours, slot: usize, port: Option<&Port>)
         http_port: machine.http_port,
         detected: machine.class(),
         order: Some(ours.marker.order),
-        slot: Some(BootedSlot {
-            disk: ours.disk(),
-            esp: Path::new("/dev").join(partition(&ours.name, ESP)),
-            index: slot,
-            image: booted.image,
-        }),
+        slot: Some(BootedSlot { disk: ours.disk(), index: slot, image: booted.image }),
         kernel_release: machine.kernel.clone(),
     };
     serde_json::to_vec_pretty(&boot).context("writing down this boot")

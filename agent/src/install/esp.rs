@@ -9,9 +9,6 @@ use super::plan::Part;
 use muster_protocol::ids::{Arch, Digest};
 use std::io;
 
-/// Times a UKI is tried before systemd-boot leaves it for an older one; the node service blesses it earlier.
-pub const TRIES: u8 = 3;
-
 /// No menu and no editor: nobody sits at the console, and who does shall not get a kernel command line.
 const LOADER_CONF: &[u8] = b"timeout 0\neditor no\nauto-firmware no\n";
 
@@ -58,9 +55,11 @@ impl Files<'_> {
     }
 }
 
+/// The UKI has no boot counter: it is the only one, and whoever counts renames it on FAT, where a power cut can lose both
+/// names (docs/decisions/0007-a-uki-without-a-counter.md).
 fn paths(arch: Arch, uki_name: &str) -> [String; 4] {
     let [fallback, own] = loader_paths(arch);
-    [fallback.into(), own.into(), "loader/loader.conf".into(), format!("EFI/Linux/{uki_name}+{TRIES}.efi")]
+    [fallback.into(), own.into(), "loader/loader.conf".into(), format!("EFI/Linux/{uki_name}.efi")]
 }
 
 /// Whether a loader and a UKI of these lengths will fit, before anything is fetched or written.
@@ -155,6 +154,6 @@ mod tests {
     fn both_architectures_have_their_names() {
         let paths = paths(Arch::Aarch64, "muster-1-2");
         assert_eq!(paths[0], "EFI/BOOT/BOOTAA64.EFI");
-        assert_eq!(paths[3], "EFI/Linux/muster-1-2+3.efi");
+        assert_eq!(paths[3], "EFI/Linux/muster-1-2.efi");
     }
 }

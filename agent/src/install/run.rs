@@ -28,6 +28,9 @@ use muster_protocol::sync::{Claim, ClaimAnswer};
 use muster_protocol::wire;
 use std::io;
 
+/// PID 1 starts a slot so often before it leaves it for the other one; the node service calls it good earlier.
+const TRIES: u8 = 3;
+
 /// What is to be done. The order is verified by whoever received it; its `accepted` number is persisted by then.
 pub struct Job<'a> {
     pub order: &'a Verified<Order>,
@@ -142,7 +145,7 @@ fn write_all(
         uki_name: uki_name.clone(),
         kernel_release: index.kernel_release.clone(),
         written: 1,
-        tries_left: esp::TRIES,
+        tries_left: TRIES,
         good: false,
     };
     Ok(marker_of(job, MarkerState::Installed, [Some(slot), None]))

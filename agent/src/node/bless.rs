@@ -1,18 +1,16 @@
-//! The booted slot is good: this service is up on it. Said in the marker, and to systemd-boot by taking the boot counter
-//! off the UKI's name on the ESP.
+//! The booted slot is good: this service is up on it. Said in the marker, which is what PID 1 goes by. The ESP is not
+//! touched: a name on FAT cannot be changed so that a power cut leaves the old one or the new one
+//! (docs/decisions/0007-a-uki-without-a-counter.md).
 
 use crate::install::blockdev::BlockDevice;
 use crate::install::marker::read_marker;
-use crate::state::{BootedSlot, Root};
+use crate::state::BootedSlot;
 use muster_protocol::ids::ClusterId;
 use muster_protocol::marker::Marker;
-use nix::mount::{MntFlags, MsFlags, mount, umount};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-
-const MOUNT: &str = "/run/muster/esp";
+use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BlessError {
@@ -20,12 +18,10 @@ pub enum BlessError {
     Marker { disk: PathBuf, source: io::Error },
     #[error("{} carries no marker with the booted slot", disk.display())]
     NoMarker { disk: PathBuf },
-    #[error("cannot take the boot counter off `{uki}` on {}", esp.display())]
-    Esp { esp: PathBuf, uki: String, source: io::Error },
 }
 
-/// Both, in this order: a marker that says good is what PID 1 goes by; the name only spares systemd-boot a doubt.
-pub fn bless(root: &Root, cluster: ClusterId, booted: &BootedSlot) -> Result<(), BlessError> {
+/// Writes only what the marker does not say yet.
+pub fn bless(cluster: ClusterId, booted: &BootedSlot) -> Result<(), BlessError> {
     let disk = &booted.disk;
     let failed = |source| BlessError::Marker { disk: disk.clone(), source };
     let marker =
@@ -33,19 +29,12 @@ pub fn bless(root: &Root, cluster: ClusterId, booted: &BootedSlot) -> Result<(),
     let marker = marker.filter(|marker| marker.cluster == cluster);
     let missing = || BlessError::NoMarker { disk: disk.clone() };
     let marker = marker.ok_or_else(missing)?;
-    let slot = marker.slots.get(booted.index).and_then(Option::as_ref).ok_or_else(missing)?;
-    let uki = slot.uki_name.clone();
-    if let Some(next) = with_good_slot(&marker, booted.index) {
-        // Not through the installer's exclusive handle: this disk's partitions are mounted.
-        let copy = next.to_copy().ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
-        let file = File::options().write(true).open(disk).map_err(failed)?;
-        file.write_all_at(&copy, next.offset()).and_then(|()| file.sync_all()).map_err(failed)?;
-    }
-    uncount_on(root, &booted.esp, &uki).map_err(|source| BlessError::Esp {
-        esp: booted.esp.clone(),
-        uki,
-        source,
-    })
+    marker.slots.get(booted.index).and_then(Option::as_ref).ok_or_else(missing)?;
+    let Some(next) = with_good_slot(&marker, booted.index) else { return Ok(()) };
+    // Not through the installer's exclusive handle: this disk's partitions are mounted.
+    let copy = next.to_copy().ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+    let file = File::options().write(true).open(disk).map_err(failed)?;
+    file.write_all_at(&copy, next.offset()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
 /// The marker to write, `None` when it says so already.
@@ -60,38 +49,6 @@ fn with_good_slot(marker: &Marker, index: usize) -> Option<Marker> {
     next.fetched.clear();
     next.sequence += 1;
     Some(next)
-}
-
-fn uncount_on(root: &Root, esp: &Path, uki: &str) -> io::Result<()> {
-    let at = root.path(MOUNT);
-    fs::create_dir_all(&at)?;
-    mount(Some(esp), &at, Some("vfat"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, None::<&str>)?;
-    let renamed = uncount(&at.join("EFI/Linux"), uki);
-    // A flush by unmounting; lazily, should something look at it right now.
-    umount(&at).or_else(|_| nix::mount::umount2(&at, MntFlags::MNT_DETACH))?;
-    renamed
-}
-
-/// `name+2-1.efi` becomes `name.efi`.
-fn uncount(folder: &Path, uki: &str) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|found| is_counted(found, uki)) {
-            return fs::rename(entry.path(), folder.join(format!("{uki}.efi")));
-        }
-    }
-    Ok(())
-}
-
-/// The Boot Loader Specification's counter: `+LEFT` or `+LEFT-DONE` before `.efi`. FAT does not keep case.
-fn is_counted(found: &str, uki: &str) -> bool {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
-    let Some((name, counter)) = found.rsplit_once('+') else { return false };
-    let Some(counter) = counter.to_ascii_lowercase().strip_suffix(".efi").map(str::to_owned) else {
-        return false;
-    };
-    name.eq_ignore_ascii_case(uki)
-        && counter.split_once('-').map_or(digits(&counter), |(a, b)| digits(a) && digits(b))
 }
 
 #[cfg(test)]
@@ -135,51 +92,18 @@ mod tests {
     }
 
     #[test]
-    fn the_counter_is_taken_off_the_booted_uki_alone() {
-        let root = scratch();
-        let folder = root.path("/linux");
-        fs::create_dir_all(&folder).unwrap();
-        for name in ["muster-6.12-0123abcd+2-1.efi", "muster-6.13-9999ffff+3.efi"] {
-            fs::write(folder.join(name), "").unwrap();
-        }
-        for _ in 0..2 {
-            uncount(&folder, "muster-6.12-0123abcd").unwrap();
-            assert!(folder.join("muster-6.12-0123abcd.efi").exists());
-            assert!(folder.join("muster-6.13-9999ffff+3.efi").exists());
-        }
-    }
-
-    #[test]
-    fn counters_are_told_from_names() {
-        for (name, counted) in [
-            ("a+3.efi", true),
-            ("a+0-3.efi", true),
-            ("A+3.EFI", true),
-            ("a.efi", false),
-            ("a+x.efi", false),
-            ("a+.efi", false),
-            ("b+3.efi", false),
-            ("a+3", false),
-        ] {
-            assert_eq!(is_counted(name, "a"), counted, "{name}");
-        }
-    }
-
-    #[test]
     fn a_disk_without_our_marker_is_left_alone() {
         let root = scratch();
-        fs::write(root.path("/disk"), vec![0; 4 << 20]).unwrap();
-        let booted =
-            BootedSlot { disk: root.path("/disk"), esp: root.path("/esp"), index: 0, image: Digest([1; 32]) };
-        let refused = bless(&root, ClusterId([9; 16]), &booted);
+        std::fs::write(root.path("/disk"), vec![0; 4 << 20]).unwrap();
+        let booted = BootedSlot { disk: root.path("/disk"), index: 0, image: Digest([1; 32]) };
+        let refused = bless(ClusterId([9; 16]), &booted);
         assert!(matches!(refused, Err(BlessError::NoMarker { .. })), "{refused:?}");
         let copy = marker().to_copy().unwrap();
         let disk = File::options().write(true).open(root.path("/disk")).unwrap();
         disk.write_all_at(&copy, marker().offset()).unwrap();
-        let other_cluster = bless(&root, ClusterId([1; 16]), &booted);
+        let other_cluster = bless(ClusterId([1; 16]), &booted);
         assert!(matches!(other_cluster, Err(BlessError::NoMarker { .. })));
-        // Ours: the marker is written although the ESP cannot be mounted in this test.
-        assert!(matches!(bless(&root, ClusterId([9; 16]), &booted), Err(BlessError::Esp { .. })));
+        bless(ClusterId([9; 16]), &booted).unwrap();
         let mut disk = BlockDevice::read_only(&root.path("/disk"), 512).unwrap();
         assert!(read_marker(&mut disk).unwrap().unwrap().slots[0].as_ref().unwrap().good);
     }

@@ -341,8 +341,8 @@ impl Service {
 
     fn bless(&self) -> Option<JoinHandle<Result<(), bless::BlessError>>> {
         let slot = self.still.boot.slot.clone()?;
-        let (root, cluster) = (self.root.clone(), self.papers.trust.cluster);
-        Some(tokio::task::spawn_blocking(move || bless::bless(&root, cluster, &slot)))
+        let cluster = self.papers.trust.cluster;
+        Some(tokio::task::spawn_blocking(move || bless::bless(cluster, &slot)))
     }
 
     /// Told once in the log, and in every status until it is over.

@@ -68,7 +68,7 @@ fn judge_esp(world: &World, disk: &mut BlockDevice, plan: &Plan, folder: &Path, 
     for (from, digest) in [
         ("EFI/BOOT/BOOTX64.EFI".to_owned(), world.order.loader),
         ("EFI/systemd/systemd-bootx64.efi".to_owned(), world.order.loader),
-        (format!("EFI/Linux/{uki_name}+3.efi"), world.order.uki),
+        (format!("EFI/Linux/{uki_name}.efi"), world.order.uki),
     ] {
         tool("mcopy", &["-n", "-o", "-i", esp, &format!("::{from}"), out.to_str().unwrap()]);
         assert_eq!(Digest::of(&fs::read(&out).unwrap()), digest, "{from}");

@@ -173,6 +173,9 @@ fn one<'a>(story: Story, lan: &'a Lan, base: &Base, kept: &mut Option<Site<'a>>,
             Some(_) | None => Site::open(lan, base, story.name(), story.hardware())?,
         };
         let told = story.tell(&mut site, base, seed);
+        if told.is_err() {
+            site.tell_last_lines();
+        }
         *kept = Some(site);
         told
     };

@@ -87,6 +87,18 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
+    /// What led to a failure, for whoever has nothing but this program's output; without the frames on the screen.
+    pub(super) fn tell_last_lines(&self) {
+        const LINES: usize = 40;
+        let lines = self.machine.console().lines();
+        let framed = |line: &Line| line.text.trim_start().starts_with(['|', '+']);
+        let lines: Vec<&Line> =
+            lines.iter().filter(|line| !framed(line) && !line.text.trim().is_empty()).collect();
+        for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
+            println!("{MACHINE} {} | {}", line.at_ms, line.text.chars().take(160).collect::<String>());
+        }
+    }
+
     /// Starts `muster serve` and waits for its first answer.
     pub(super) fn serve(&mut self) -> Result<()> {
         let serve = self.serve.insert(self.muster.serve()?);
