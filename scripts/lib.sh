@@ -74,6 +74,5 @@ run_lab() { # COMMAND OPTIONS...
     [ "$(id -u)" = 0 ] || die "the lab makes network namespaces and taps" "run it as root"
     scripts/setup.sh build images lab
     scripts/parts.sh
-    cargo build --quiet --package muster-lab --bin lab
     exec "${CARGO_TARGET_DIR:-target}/debug/lab" "$@"
 }
