@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 /// Our own namespace of EFI variables.
 pub(super) const VENDOR: &str = "5b0f6a2e-9a53-4c1f-8e21-6d7573746572";
 /// The variable that holds the 32 bytes of the seed.
-const NAME: &str = "MusterNodeKey";
+pub(super) const NAME: &str = "MusterNodeKey";
 
 /// Where a copy of the key lies that survives a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,20 +25,27 @@ pub(super) struct NodeKey {
     pub kept: Kept,
 }
 
-/// Takes the first that is there, and sees to a second copy in the firmware where it has room for one.
+/// Takes the first that is there, and sees to a second copy in the firmware where it has room for one. `otherwise` is
+/// where the key comes from when neither disk nor firmware has one.
 pub(super) fn find(
     on_disk: Option<SecretKey>,
     mut firmware: Option<&mut dyn Variables>,
-    random: impl FnOnce() -> anyhow::Result<[u8; 32]>,
+    otherwise: impl FnOnce() -> anyhow::Result<[u8; 32]>,
 ) -> anyhow::Result<NodeKey> {
-    let stored = match &mut firmware {
-        Some(variables) => stored(*variables),
+    let stored = match firmware.as_mut().map(|variables| stored(*variables)) {
+        Some(Ok(stored)) => stored,
+        // What cannot be read may be the key that this machine is admitted with: it is not written over.
+        Some(Err(error)) => {
+            tracing::warn!(%error, "the firmware does not give the node key");
+            firmware = None;
+            None
+        }
         None => None,
     };
     let (secret, found) = match (on_disk, &stored) {
         (Some(secret), _) => (secret, Kept::Disk),
         (None, Some(seed)) => (SecretKey::from_seed(**seed), Kept::Firmware),
-        (None, None) => (SecretKey::from_seed(random().context("making a node key")?), Kept::Memory),
+        (None, None) => (SecretKey::from_seed(otherwise().context("making a node key")?), Kept::Memory),
     };
     if stored.is_some_and(|seed| *seed == *secret.seed()) {
         return Ok(NodeKey { kept: if found == Kept::Disk { found } else { Kept::Firmware }, secret });
@@ -55,9 +62,9 @@ pub(super) fn find(
 }
 
 /// A variable of the wrong length is as good as none: it is written anew.
-fn stored(variables: &mut dyn Variables) -> Option<Zeroizing<[u8; 32]>> {
-    let bytes = Zeroizing::new(variables.read(NAME).ok()??);
-    <[u8; 32]>::try_from(bytes.as_slice()).ok().map(Zeroizing::new)
+fn stored(variables: &mut dyn Variables) -> std::io::Result<Option<Zeroizing<[u8; 32]>>> {
+    let Some(bytes) = variables.read(NAME)?.map(Zeroizing::new) else { return Ok(None) };
+    Ok(<[u8; 32]>::try_from(bytes.as_slice()).ok().map(Zeroizing::new))
 }
 
 #[cfg(test)]
@@ -69,6 +76,7 @@ mod tests {
     struct Firmware {
         value: Option<Vec<u8>>,
         broken: bool,
+        unreadable: bool,
         writes: u32,
     }
 
@@ -77,6 +85,9 @@ mod tests {
             Ok(Vec::new())
         }
         fn read(&mut self, _: &str) -> io::Result<Option<Vec<u8>>> {
+            if self.unreadable {
+                return Err(io::Error::other("try later"));
+            }
             Ok(self.value.clone())
         }
         fn write(&mut self, _: &str, value: &[u8]) -> io::Result<()> {
@@ -124,6 +135,16 @@ mod tests {
         assert_eq!(find(None, None, new).unwrap().kept, Kept::Memory);
         let mut broken = Firmware { broken: true, ..Firmware::default() };
         assert_eq!(find(None, Some(&mut broken), new).unwrap().kept, Kept::Memory);
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_not_written_over() {
+        let mut firmware = Firmware { value: Some(vec![2; 32]), unreadable: true, ..Firmware::default() };
+        assert_eq!(find(None, Some(&mut firmware), new).unwrap().kept, Kept::Memory);
+        let disk = find(Some(SecretKey::from_seed([3; 32])), Some(&mut firmware), never).unwrap();
+        assert_eq!((disk.kept, firmware.writes), (Kept::Disk, 0));
+        firmware.unreadable = false;
+        assert_eq!(find(None, Some(&mut firmware), never).unwrap().secret.seed(), &[2; 32]);
     }
 
     #[test]
