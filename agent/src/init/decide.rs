@@ -5,6 +5,7 @@
 
 use muster_protocol::class::{Class, fits};
 use muster_protocol::hello::{Answer, wait};
+use muster_protocol::ids::Number;
 use muster_protocol::keys::Fingerprint;
 use muster_protocol::marker::{Marker, MarkerState};
 use muster_protocol::order::Order;
@@ -22,6 +23,8 @@ pub(super) struct Me<'a> {
     pub unbootable: Option<&'a str>,
     /// The running kernel's release: a slot with other modules cannot be booted by it.
     pub kernel: &'a str,
+    /// An order that this boot tried and that came to nothing.
+    pub given_up: Option<Number>,
     /// The newest delegation that this machine has accepted.
     pub delegation: u32,
     /// Unix seconds, never below the image's own time.
@@ -49,7 +52,9 @@ pub(super) enum NoOrder {
     #[error("the install order is not to be believed: {0}")]
     Refused(#[from] Refused),
     #[error("the install order has number {order}, the disk remembers {marker}")]
-    Spent { order: muster_protocol::ids::Number, marker: muster_protocol::ids::Number },
+    Spent { order: Number, marker: Number },
+    #[error("install order {order} was tried and cannot be carried out now; the disk is as it was")]
+    GivenUp { order: Number },
     #[error("the install order is for another class: {0}")]
     WrongClass(#[from] muster_protocol::class::WrongClass),
 }
@@ -98,7 +103,7 @@ pub(super) fn is_admitted(answer: &Answer) -> bool {
 }
 
 /// Slots that may be tried with this kernel, the newest first.
-fn slots(marker: &Marker, kernel: &str) -> Vec<usize> {
+pub(super) fn slots(marker: &Marker, kernel: &str) -> Vec<usize> {
     let mut left = marker.clone();
     let mut slots = Vec::new();
     while let Some(at) = left.slot_to_boot(kernel) {
@@ -132,6 +137,10 @@ fn accept(me: &Me<'_>, signed: &Signed<Order>) -> Result<Verified<Order>, NoOrde
             // The same order may go on with what it began.
             MarkerState::Installing => order.number < marker.order,
         };
+        // What is installed goes on working; a half installed disk has nothing better to do than to try again.
+        if marker.state == MarkerState::Installed && me.given_up == Some(order.number) {
+            return Err(NoOrder::GivenUp { order: order.number });
+        }
         if spent {
             return Err(NoOrder::Spent { order: order.number, marker: marker.order });
         }
@@ -143,7 +152,7 @@ fn accept(me: &Me<'_>, signed: &Signed<Order>) -> Result<Verified<Order>, NoOrde
 mod tests {
     use super::*;
     use muster_protocol::hello::Wait;
-    use muster_protocol::ids::{ClusterId, Digest, Number};
+    use muster_protocol::ids::{ClusterId, Digest};
     use muster_protocol::inventory::DiskId;
     use muster_protocol::keys::SecretKey;
     use muster_protocol::marker::Slot;
@@ -222,6 +231,7 @@ mod tests {
             marker,
             unbootable: None,
             kernel: KERNEL,
+            given_up: None,
             delegation: 1,
             now: 50,
         }
@@ -256,6 +266,18 @@ mod tests {
         let (trust, marker) = (trust(), marker(MarkerState::Installed, 5));
         let next = next(&me(&trust, Some(&marker)), Some(&signed(&order(6), 1)));
         assert!(matches!(next, Next::Install(order) if order.get().number == number(6)));
+    }
+
+    #[test]
+    fn an_order_that_came_to_nothing_does_not_keep_an_installed_machine_from_its_disk() {
+        let (trust, installed, half) =
+            (trust(), marker(MarkerState::Installed, 5), marker(MarkerState::Installing, 6));
+        let me = |marker| Me { given_up: Some(number(6)), ..me(&trust, marker) };
+        assert_eq!(next(&me(Some(&installed)), Some(&signed(&order(6), 1))), Next::Boot { slots: vec![0] });
+        assert!(matches!(next(&me(Some(&installed)), Some(&signed(&order(7), 1))), Next::Install(_)));
+        for others in [Some(&half), None] {
+            assert!(matches!(next(&me(others), Some(&signed(&order(6), 1))), Next::Install(_)));
+        }
     }
 
     #[test]

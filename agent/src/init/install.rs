@@ -73,6 +73,9 @@ pub(super) fn install(
         Ok(()) => machine.show(State::Booting, Some("installed; restarting from the disk")),
         Err(error) => {
             machine.failure = Some(format!("{error:#}"));
+            machine.attempts.failed(order.get().number, error.downcast_ref::<Failed>());
+            // It may have written: what was seen on the disks before is not true any more.
+            machine.forget_contents();
             machine.show(State::Failed, None);
         }
     }

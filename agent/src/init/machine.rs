@@ -1,5 +1,6 @@
 //! What one boot knows so far: the phases fill it in, in the order of their table.
 
+use super::attempts::Attempts;
 use super::background::Background;
 use super::coldplug::Coldplug;
 use super::decide::Me;
@@ -48,6 +49,7 @@ pub(super) struct Machine {
     pub http_port: u16,
     /// What the last install stopped at; told until the next one.
     pub failure: Option<String>,
+    pub attempts: Attempts,
     sequence: u64,
     state: State,
     reason: Option<String>,
@@ -74,6 +76,7 @@ impl Machine {
             provisioner: None,
             http_port: 80,
             failure: None,
+            attempts: Attempts::default(),
             sequence: 0,
             state: State::Netbooted,
             reason: None,
@@ -91,6 +94,13 @@ impl Machine {
 
     pub(super) fn inventory(&self) -> anyhow::Result<&Inventory> {
         self.inventory.as_ref().context("nothing was detected")
+    }
+
+    /// The next look at the disks begins anew.
+    pub(super) fn forget_contents(&mut self) {
+        for disk in self.inventory.iter_mut().flat_map(|inventory| &mut inventory.disks) {
+            disk.contents = None;
+        }
     }
 
     /// What lies on the data partition of the installed disk.
@@ -115,6 +125,7 @@ impl Machine {
             marker: self.ours.as_ref().map(|ours| &ours.marker),
             unbootable: self.ours.as_ref().and_then(|ours| ours.unbootable.as_deref()),
             kernel: &self.kernel,
+            given_up: self.attempts.given_up(),
             delegation: self.numbers.delegation,
             now: clock::now(trust),
         })

@@ -38,6 +38,8 @@ mod decide;
 /// How this boot is, for the provisioner.
 mod report;
 
+/// How often an order was tried.
+mod attempts;
 /// Into an installed slot.
 mod boot;
 /// What is left for systemd and the node service.
@@ -147,7 +149,10 @@ fn leave(machine: &mut Machine, end: End) -> anyhow::Result<()> {
             NoBoot::NoSlot(why) => {
                 if let Some(ours) = &mut machine.ours {
                     ours.unbootable = Some(why);
+                    // Only an order by hand helps now, and that needs to know what is on the disk.
+                    ours.release()?;
                 }
+                survey::look(machine, std::path::Path::new("/"));
                 Ok(())
             }
         },

@@ -5,7 +5,7 @@ use super::disks::{choose, is_settled, markers};
 use super::machine::Machine;
 use super::network::{Net, Setup};
 use super::timeline::uptime_ms;
-use super::{clock, coldplug, end, key, loader, mounts, survey};
+use super::{clock, coldplug, decide, end, key, loader, mounts, survey};
 use crate::install::bootentry::Variables;
 use crate::install::efivars::Efivars;
 use anyhow::Context;
@@ -188,8 +188,12 @@ fn detect(machine: &mut Machine) -> anyhow::Result<()> {
         cpu = cpu.model, threads = cpu.threads, memory_mib = memory_bytes >> 20, disks = disks.len(),
         nics = nics.len(), pci = pci.len(), uefi = firmware.uefi, "machine"
     );
-    if machine.ours.as_ref().is_some_and(|ours| ours.mounted) {
-        return Ok(());
+    if let Some(ours) = machine.ours.as_mut().filter(|ours| ours.mounted) {
+        if !decide::slots(&ours.marker, &machine.kernel).is_empty() {
+            return Ok(());
+        }
+        // Nothing on it can be started: only an order by hand helps, and that needs to know what is on it.
+        ours.release()?;
     }
     survey::look(machine, Path::new("/"));
     Ok(())
@@ -204,11 +208,18 @@ fn node_key(machine: &mut Machine) -> anyhow::Result<()> {
     });
     let mut variables = Efivars::at(Path::new("/"), key::VENDOR);
     let firmware = variables.as_mut().map(|variables| variables as &mut dyn Variables);
+    // A machine that starts over is the one that was admitted, and may hold an order.
+    let had = machine.key.as_ref().map(|key| *key.secret.seed());
     let key = key::find(on_disk, firmware, || {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).context("asking for random bytes")?;
+        let mut seed = had.unwrap_or_default();
+        if had.is_none() {
+            getrandom::fill(&mut seed).context("asking for random bytes")?;
+        }
         Ok(seed)
     })?;
+    if let Some(error) = variables.and_then(|variables| variables.hide(key::NAME).err()) {
+        tracing::warn!(%error, "the node key in the firmware can be read by others than root");
+    }
     let public = key.secret.public();
     tracing::info!(fingerprint = %public.fingerprint(), kept = ?key.kept, "node key");
     machine.key = Some(key);
