@@ -9,7 +9,7 @@ use muster_protocol::hello::{Seen, Wait, wait};
 use muster_protocol::ids::{NodeName, Number};
 use std::net::IpAddr;
 
-/// What an unadmitted key claims is believed for this long: it may be true (the store may be older than the key), but a
+/// What an unadmitted key claims is believed for this long, once: it may be true (the store may be older than the key), but a
 /// stranger must not stop the cluster for ever.
 const RUMOUR_MS: u64 = 600_000;
 /// Nothing else brings back what the old copy does not know.
@@ -75,7 +75,8 @@ impl Core {
             let why = format!(
                 "{name}, whose key is not admitted, says it has seen number {heard}; this store has given {own} at most: is it an old copy? ({NEWEST})"
             );
-            self.alarms.rumour = Some((now.mono_ms, why));
+            // The first counts, and its time: who repeats it every minute must not keep the cluster still.
+            self.alarms.rumour.get_or_insert((now.mono_ms, why));
             return Ok(());
         }
         self.store.write(|tx| {

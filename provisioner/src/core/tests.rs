@@ -197,7 +197,10 @@ fn a_strangers_high_numbers_freeze_for_a_while_only() {
     liar.seen = Seen { manifest: Number { delegation: 9, generation: 9, n: 9 }, ..Seen::default() };
     assert_eq!(world.wait_code(&liar), wait::OTHER_KEY);
     assert_eq!(world.wait_code(&Sim::new(2, 2)), wait::FROZEN);
-    world.pass(700_000);
+    world.pass(350_000);
+    assert_eq!(world.wait_code(&liar), wait::OTHER_KEY, "it says so again");
+    world.pass(350_000);
+    assert_eq!(world.wait_code(&liar), wait::OTHER_KEY, "and again");
     assert!(matches!(world.hello(&Sim::new(2, 2)), Answer::Install(_)));
 }
 
