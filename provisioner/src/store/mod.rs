@@ -21,6 +21,7 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use state_dir::TRUST;
+use std::io::Write;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -126,7 +127,13 @@ impl Store {
         let path = owner_path(&self.path);
         let args: Vec<String> = std::env::args().take(2).collect();
         let text = format!("{}\n{}\n", std::process::id(), args.join(" "));
-        std::fs::write(&path, text).map_err(|source| StoreError::File { path, source })
+        // A new file in its place: root must not write through a link that the service's own user put there.
+        let made = match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => std::fs::File::create_new(&path),
+        };
+        made.and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(|source| StoreError::File { path, source })
     }
 
     fn prepare(&self) -> Result<(), StoreError> {
