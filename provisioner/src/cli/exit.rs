@@ -52,13 +52,10 @@ impl Failure {
     /// Prints the chain of causes once, hints last. Tells whether it is a failure at all.
     pub(super) fn say(&self) -> bool {
         if let Some(error) = &self.error {
-            // Whoever read our output has gone: that is their end, not our failure.
-            let broken = error.chain().any(|cause| {
-                cause
-                    .downcast_ref::<std::io::Error>()
-                    .is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
-            });
-            if broken {
+            // Whoever read our output has gone: that is their end, not our failure. A connection that broke is one, and
+            // lies deeper in the chain.
+            let broken = error.downcast_ref::<std::io::Error>();
+            if broken.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
                 return false;
             }
             let (mut texts, mut hints) = (Vec::<String>::new(), Vec::new());

@@ -137,6 +137,10 @@ fn provisioner(reader: &mut Reader, written: &wire::Provisioner) -> Option<Provi
         Some(text) => reader.word(text, "source for `clock`", Clock::WORDS)?,
         None => Clock::Ntp,
     };
+    if let Some(taken) = written.api_port.as_ref().filter(|port| [0, 80].contains(port.get_ref())) {
+        let what = format!("`api_port` cannot be {}", taken.get_ref());
+        reader.fault(taken, what, "0 is no port, and 80 serves boot files; leave it out for 7480");
+    }
     let port = |port: &Option<Spanned<u16>>, default| port.as_ref().map_or(default, |port| *port.get_ref());
     Some(Provisioner {
         interface: interface.clone(),

@@ -20,6 +20,10 @@ pub enum FoundingError {
         "`{}` holds a cluster whose store is lost; that cluster may be running and is not made again\nhint: put the newest copy of `store.redb` back there", path.display()
     )]
     StoreLost { path: PathBuf },
+    #[error(
+        "`{}` has keys but no `trust`: an `init` was broken off there, or that file was lost\nhint: if no machine ever booted from it, remove the directory and run `muster init` again; if one did, put the copy of `trust` back", path.display()
+    )]
+    Half { path: PathBuf },
     #[error("cannot make `{}`", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     #[error("the system gives no random bytes")]
@@ -42,9 +46,13 @@ pub fn is_free(state: &StateDir) -> Result<(), FoundingError> {
     if state.trust().exists() && !state.store().exists() {
         return Err(FoundingError::StoreLost { path });
     }
-    // Any of these three means that a cluster is or was here.
-    if [state.store(), state.trust(), state.key("online")].iter().any(|path| path.exists()) {
+    if state.trust().exists() {
         return Err(FoundingError::Exists { path });
+    }
+    let begun =
+        [state.store(), state.delegation(), state.key("root"), state.key("online"), state.key("recovery")];
+    if begun.iter().any(|path| path.exists()) {
+        return Err(FoundingError::Half { path });
     }
     Ok(())
 }
@@ -116,6 +124,24 @@ mod tests {
         std::fs::remove_file(state.key("root")).unwrap();
         std::fs::remove_file(state.key("recovery")).unwrap();
         assert!(read_online(&state, &trust).is_ok());
+    }
+
+    #[test]
+    fn an_init_that_was_broken_off_says_so_and_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path().join("state"));
+        found(&state, "lab", alice(), 1_000).unwrap();
+        let trust = std::fs::read(state.trust()).unwrap();
+        std::fs::remove_file(state.trust()).unwrap();
+        let error = found(&state, "lab", alice(), 1_000).unwrap_err();
+        assert!(
+            matches!(error, FoundingError::Half { .. }) && error.to_string().contains("hint: "),
+            "{error}"
+        );
+        std::fs::remove_file(state.store()).unwrap();
+        assert!(matches!(found(&state, "lab", alice(), 1_000), Err(FoundingError::Half { .. })));
+        std::fs::write(state.trust(), trust).unwrap();
+        assert!(matches!(found(&state, "lab", alice(), 1_000), Err(FoundingError::StoreLost { .. })));
     }
 
     #[test]

@@ -130,10 +130,12 @@ fn k3s_folders(asked: Option<Arch>, source: &Path) -> anyhow::Result<Vec<(Arch, 
     let own = |arch: &Arch| (*arch, source.join(arch.word()));
     let folders: Vec<(Arch, PathBuf)> = Arch::ALL.iter().map(own).filter(|(_, path)| path.is_dir()).collect();
     if !folders.is_empty() {
-        return Ok(folders
-            .into_iter()
-            .filter(|(arch, _)| asked.is_none_or(|asked| asked == *arch))
-            .collect());
+        let wanted = folders.into_iter().filter(|(arch, _)| asked.is_none_or(|asked| asked == *arch));
+        let wanted: Vec<_> = wanted.collect();
+        if let (Some(asked), true) = (asked, wanted.is_empty()) {
+            anyhow::bail!("`{}` has no folder `{}`, which was asked for", source.display(), asked.word());
+        }
+        return Ok(wanted);
     }
     let program = source.join("k3s");
     let mut head = Vec::new();
