@@ -15,6 +15,7 @@ skip() { skipped=$((skipped + 1)); say "SKIPPED tier $1: $2"; }
 
 # Debian 13's etcd with its tools beside it, for the stand-in's own stories.
 real_etcd() {
+    set -e # a command substitution does not inherit it
     local folder version
     scripts/debian13.sh update
     version=$(scripts/debian13.sh versions "$(uname -m)" etcd-server | cut -d' ' -f2)

@@ -61,9 +61,11 @@ fn lan() -> bool {
     let home = Home::new(&folder, AGENTS);
     let agent = dist().join(format!("muster-agent-{}", std::env::consts::ARCH));
     assert!(agent.is_file(), "{} is missing; `make dist` makes it", agent.display());
+    // A host that is dropped takes its programs with it.
+    let hosts: Vec<Host> = (0..AGENTS).map(|n| lan.host(Some(&format!("{}/16", home::address(n))))).collect();
     let agents: Vec<Running> = (0..AGENTS)
-        .map(|n| {
-            let host = lan.host(Some(&format!("{}/16", home::address(n))));
+        .zip(&hosts)
+        .map(|(n, host)| {
             let root = home.node(n).display().to_string();
             host.start(&agent.display().to_string(), &["node", "--root", &root])
         })
