@@ -84,6 +84,11 @@ pub const ALL: &[Reserved] = &[
     muster("token-file", TOKEN, TAKE_OUT),
     muster("agent-token", TOKEN, TAKE_OUT),
     muster("agent-token-file", TOKEN, TAKE_OUT),
+    muster(
+        "etcd-snapshot-dir",
+        "muster looks for snapshots in k3s's own folder before it lets a server join",
+        TAKE_OUT,
+    ),
     muster("node-name", MACHINE, ENTRY),
     muster("with-node-id", "a Node's name is the machine's name, nothing behind it", TAKE_OUT),
     muster("node-ip", MACHINE, ENTRY),

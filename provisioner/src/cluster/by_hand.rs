@@ -65,8 +65,8 @@ pub fn abandon(record: &Record, view: &View<'_>, name: &NodeName) -> Result<Reco
     Ok(Record { cluster: Cluster::None, lock: None, ..record.clone() })
 }
 
-/// `muster cluster unlock`: a person says that the holder will not go on. The fence makes its old grant worthless
-/// as soon as another one is given.
+/// `muster cluster unlock`: a person says that the holder will not go on. The caller forgets what was heard of the holder,
+/// so that the next join waits until it has reported anew what is on its disk: its grant may still be there.
 pub fn unlock(record: &Record) -> Result<Record, Refused> {
     match (&record.lock, &record.cluster) {
         (None, _) => Err(Refused::NotLocked),

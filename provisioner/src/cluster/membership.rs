@@ -185,6 +185,8 @@ fn admit_next(
         );
         return decision.wait(&joiner.name, why);
     }
+    // The clock was ahead then: no snapshot could be late enough for as long.
+    next.changed_at = next.changed_at.min(view.now_unix);
     match gate(next, identity, view, joiner) {
         Ok(()) => {
             let fence = fresh.number();

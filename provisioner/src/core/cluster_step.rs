@@ -3,10 +3,10 @@
 use super::{Core, CoreError, Now, events};
 use crate::cluster::evidence::{Server, View};
 use crate::cluster::membership::{Decision, Fresh, decide};
-use crate::cluster::record::Record;
+use crate::cluster::record::{Cluster, Record};
 use crate::cluster::upkeep::{self, Addon, Wanted};
 use crate::config::meant::Machine;
-use crate::store::rows::{COMMANDS, CommandRow, number_key};
+use crate::store::rows::{BOXES, COMMANDS, CommandRow, number_key};
 use crate::store::{Read, StoreError, Tx, highest};
 use muster_protocol::grant::Action;
 use muster_protocol::ids::Number;
@@ -69,6 +69,12 @@ impl Core {
             if let Some(record) = &decision.record {
                 tx.put_signed("membership", &wire::encode(record))?;
             }
+            let changed_at = decision.record.as_ref().unwrap_or(&self.record).changed_at;
+            if self.snapshot_ordered.is_some_and(|(change, at)| {
+                change == changed_at && now.mono_ms.saturating_sub(at) < upkeep::AGAIN_MS
+            }) {
+                decision.commands.retain(|(_, action)| !matches!(action, Action::Snapshot { .. }));
+            }
             if decision.commands.is_empty() {
                 let (wanted, addons) = self.wanted();
                 let record = decision.record.as_ref().unwrap_or(&self.record);
@@ -96,7 +102,14 @@ impl Core {
             self.record = record.clone();
         }
         for (_, action) in &decision.commands {
-            self.upkeep.insert(upkeep::subject(action), now.mono_ms);
+            match action {
+                Action::Snapshot { .. } => {
+                    self.snapshot_ordered = Some((self.record.changed_at, now.mono_ms));
+                }
+                Action::Apply { .. } | Action::Label { .. } => {
+                    self.upkeep.insert(upkeep::subject(action), now.mono_ms);
+                }
+            }
         }
         self.decision = decision;
         Ok(())
@@ -128,6 +141,12 @@ impl Core {
     ) -> Result<(), CoreError> {
         self.store.write(|tx| -> Result<(), StoreError> {
             tx.put_signed("membership", &wire::encode(&record))?;
+            if record.cluster == Cluster::None {
+                // Tokens of an init that is abandoned must not reach the next one.
+                for (key, _) in tx.all(BOXES, "")? {
+                    tx.delete(BOXES, &key)?;
+                }
+            }
             events::note(tx, now.unix_ms, events::CLUSTER, what, Some(by.key))
         })?;
         self.record = record;

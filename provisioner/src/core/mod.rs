@@ -122,6 +122,9 @@ pub struct Core {
     decision: Decision,
     /// When a command about something was last given, on the monotonic clock.
     upkeep: BTreeMap<String, u64>,
+    /// After which change of the member list the last snapshot was ordered, and when: one that fails, or that nobody
+    /// sees, is not ordered again with every report, for k3s keeps each of them.
+    snapshot_ordered: Option<(u64, u64)>,
     traces: timeline::Traces,
     strangers: crate::boot::seen::Seen,
     alarms: freeze::Alarms,
@@ -159,6 +162,7 @@ impl Core {
             record,
             decision: Decision::default(),
             upkeep: BTreeMap::new(),
+            snapshot_ordered: None,
             traces,
             strangers: crate::boot::seen::Seen::default(),
             alarms: freeze::Alarms::default(),

@@ -226,6 +226,10 @@ impl Core {
     pub fn cluster_unlock(&mut self, now: Now, by: Person) -> Result<(), Refusal> {
         self.not_frozen(now)?;
         let record = by_hand::unlock(&self.record)?;
+        // Its grant may still lie on its disk: nobody is next until it has told, or a person vouches for it.
+        if let Some(lock) = &self.record.lock {
+            self.heard.remove(&lock.holder);
+        }
         Ok(self.save_record(now, record, "the lock is released by hand".into(), by)?)
     }
 }
