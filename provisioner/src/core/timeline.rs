@@ -12,6 +12,9 @@ use std::net::IpAddr;
 
 /// Kept per machine: an install has about twenty, and a handful of boots should be visible.
 const KEPT: usize = 200;
+/// Longest name of a step, and most stages of one status: a status says what its sender likes.
+const STEP_BYTES: usize = 64;
+const STAGES: usize = 64;
 /// A boot file that ended longer before the kernel's start than this belongs to another boot.
 const LOADING_MS: u64 = 180_000;
 /// Traces of machines that are not declared are counted elsewhere; this bounds what a flood could do.
@@ -140,14 +143,15 @@ fn newest(trace: &Trace) -> Option<u64> {
 pub fn add(rows: &mut Vec<StageRow>, boot: &str, kernel_unix_ms: u64, stages: &[Stage]) -> bool {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut new = Vec::new();
-    for stage in stages {
-        let count = counts.entry(&stage.step).or_default();
+    for stage in stages.iter().take(STAGES) {
+        let step = &stage.step[..stage.step.floor_char_boundary(STEP_BYTES)];
+        let count = counts.entry(step).or_default();
         *count += 1;
-        let known = rows.iter().filter(|row| row.boot == boot && row.step == stage.step).count();
+        let known = rows.iter().filter(|row| row.boot == boot && row.step == step).count();
         if *count > known {
             new.push(StageRow {
-                step: stage.step.clone(),
-                at_unix_ms: kernel_unix_ms + stage.started_ms,
+                step: step.into(),
+                at_unix_ms: kernel_unix_ms.saturating_add(stage.started_ms),
                 ms: stage.ms,
                 bytes: stage.bytes,
                 boot: boot.into(),
@@ -254,6 +258,16 @@ mod tests {
         assert!(add(&mut rows, "b2", 9_000, &[stage("claim", 10)]));
         let seen: Vec<_> = rows.iter().map(|row| (row.step.as_str(), row.at_unix_ms)).collect();
         assert_eq!(seen, [("claim", 1_010), ("claim", 1_030), ("wipe", 1_040), ("claim", 9_010)]);
+    }
+
+    #[test]
+    fn a_status_without_measure_leaves_little() {
+        let long = "ä".repeat(1 << 19);
+        let stages: Vec<Stage> = (0..10_000).map(|_| stage(&long, u64::MAX)).collect();
+        let mut rows = Vec::new();
+        assert!(add(&mut rows, "b", 1_000, &stages));
+        assert!(!add(&mut rows, "b", 1_000, &stages), "known now");
+        assert!(rows.len() <= STAGES && rows.iter().all(|row| row.step.len() <= STEP_BYTES));
     }
 
     #[test]
