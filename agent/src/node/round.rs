@@ -312,7 +312,8 @@ impl Service {
             node: here.or_else(|| self.last.node_elsewhere.clone()),
             balancer: self.last.balancer,
         };
-        self.last.sequence += 1;
+        // Of one boot, also of a service that was started again.
+        self.last.sequence = uptime_ms().max(self.last.sequence + 1);
         let doing = |stages, address| Doing {
             sequence: self.last.sequence,
             uptime_ms: uptime_ms(),

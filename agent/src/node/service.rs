@@ -70,6 +70,8 @@ pub(super) struct Service {
     pub(super) meter: Meter,
     pub(super) prepared: Option<Prepared>,
     pub(super) preparing: Option<JoinHandle<Result<Prepared, PrepareError>>>,
+    /// For which manifest.
+    preparing_for: Number,
     pub(super) prepare_at: Instant,
     pub(super) waits: Waits,
     pub(super) syncing: Option<JoinHandle<Synced>>,
@@ -198,6 +200,7 @@ async fn start(options: &Options) -> anyhow::Result<(Service, Trust)> {
         meter: Meter::default(),
         prepared: None,
         preparing: None,
+        preparing_for: Number::default(),
         prepare_at: Instant::now(),
         waits: Waits::default(),
         syncing: None,
@@ -303,6 +306,7 @@ impl Service {
         let (may_replace, meter) = (may_replace(&self.papers.kept), self.meter.clone());
         let work = move || prepare(&root, &manifest, artifacts, may_replace, &meter);
         self.preparing = Some(tokio::task::spawn_blocking(work));
+        self.preparing_for = self.papers.manifest.get().number;
     }
 
     /// A provisioner is heard that was away, or wants something else.
@@ -313,6 +317,11 @@ impl Service {
     }
 
     fn prepared(&mut self, done: Result<Prepared, PrepareError>) {
+        if self.preparing_for != self.papers.manifest.get().number {
+            tracing::info!("another manifest came meanwhile: its files are prepared now");
+            self.prepare_at = Instant::now();
+            return;
+        }
         match done {
             Ok(prepared) => {
                 self.troubles.remove("files");

@@ -60,16 +60,17 @@ impl Tokens<'_> {
     /// Keeps a relayed box after every check. Returns whether the token is new here.
     pub fn receive(&self, role: Role, signed: &Signed<SealedBox>) -> Result<bool, TokenError> {
         let (secret, token) = self.look_inside(signed)?;
-        let path = match (role, path_of(secret)) {
+        match (role, path_of(secret)) {
             (Role::Worker, _) if secret == Secret::ServerToken => return Err(TokenError::NotForWorkers),
             (_, None) => return Err(Malformed.into()),
-            (Role::Server | Role::Worker, Some(path)) => path,
-        };
+            (Role::Server | Role::Worker, Some(_)) => {}
+        }
         // Sealing is random, so boxes are compared by what is in them.
         if self.open(secret).is_ok_and(|kept| kept.text() == token.text()) {
             return Ok(false);
         }
-        self.root.save(path, signed)?;
+        // Sealed anew by this node: whoever sealed it may leave the roster, and the token stays good.
+        self.keep(secret, token.text(), &mut system_rng())?;
         Ok(true)
     }
 
@@ -90,12 +91,15 @@ impl Tokens<'_> {
         Err(TokenError::UnknownSender)
     }
 
-    /// For the init start: both tokens as bare passwords, made once and then the same at every further start.
-    pub fn make(&self, rng: &mut impl CryptoRng) -> Result<(), TokenError> {
+    /// For the init start: both tokens as bare passwords, made once and then the same at every further start. At the first,
+    /// what another server's abandoned init left here does not count.
+    pub fn make(&self, first: bool, rng: &mut impl CryptoRng) -> Result<(), TokenError> {
         for secret in [Secret::ServerToken, Secret::AgentToken] {
             match self.open(secret) {
-                Ok(_) => {}
-                Err(TokenError::Missing { .. }) => {
+                Ok(token) if !first || token.ca().is_none() => {}
+                Err(other @ TokenError::State(_)) => return Err(other),
+                Err(other) if !first && !matches!(other, TokenError::Missing { .. }) => return Err(other),
+                Ok(_) | Err(_) => {
                     let mut bytes = Zeroizing::new([0; 32]);
                     rng.fill_bytes(&mut *bytes);
                     let mut text = Zeroizing::new(String::with_capacity(64));
@@ -106,7 +110,6 @@ impl Tokens<'_> {
                     }
                     self.keep(secret, &text, rng)?;
                 }
-                Err(other) => return Err(other),
             }
         }
         Ok(())
@@ -237,10 +240,10 @@ mod tests {
         let cluster = Cluster::new();
         let init = Node::new(&cluster, 1);
         let tokens = init.tokens();
-        tokens.make(&mut system_rng()).unwrap();
+        tokens.make(true, &mut system_rng()).unwrap();
         let first = tokens.open(Secret::ServerToken).unwrap();
         assert_eq!((first.ca(), first.text().len()), (None, 64));
-        tokens.make(&mut system_rng()).unwrap();
+        tokens.make(true, &mut system_rng()).unwrap();
         assert_eq!(tokens.open(Secret::ServerToken).unwrap().text(), first.text());
         assert_ne!(tokens.open(Secret::AgentToken).unwrap().text(), first.text());
         let on_disk = init.all_bytes();
@@ -252,7 +255,7 @@ mod tests {
         let cluster = Cluster::new();
         let init = Node::new(&cluster, 1);
         let ca = Digest([7; 32]);
-        init.tokens().make(&mut system_rng()).unwrap();
+        init.tokens().make(true, &mut system_rng()).unwrap();
         let early = init.tokens().for_others(&cluster.roster(), &|_| true, &mut system_rng()).unwrap();
         assert!(early.is_empty(), "no box before the CA is known");
         init.tokens().complete(ca, &mut system_rng()).unwrap();
@@ -305,10 +308,39 @@ mod tests {
     }
 
     #[test]
+    fn what_an_abandoned_init_left_does_not_count_at_the_first_start_of_the_next() {
+        let cluster = Cluster::new();
+        let (gone, next) = (Node::new(&cluster, 1), Node::new(&cluster, 2));
+        let full = format!("K10{}::server:theirs", Digest([1; 32]));
+        let sealed = gone.tokens().seal(Secret::ServerToken, &full, &next.key.public(), &mut system_rng());
+        next.tokens().receive(Role::Server, &sealed.unwrap()).unwrap();
+        next.tokens().make(false, &mut system_rng()).unwrap();
+        assert_eq!(
+            next.tokens().open(Secret::ServerToken).unwrap().text(),
+            full,
+            "a later start keeps what it has"
+        );
+        next.tokens().make(true, &mut system_rng()).unwrap();
+        let own = next.tokens().open(Secret::ServerToken).unwrap();
+        assert_eq!((own.ca(), own.text().len()), (None, 64));
+    }
+
+    #[test]
+    fn a_token_stays_good_when_whoever_sealed_it_leaves_the_roster() {
+        let cluster = Cluster::new();
+        let (init, mut worker) = (Node::new(&cluster, 1), Node::new(&cluster, 4));
+        let sealed =
+            init.tokens().seal(Secret::AgentToken, "pw", &worker.key.public(), &mut system_rng()).unwrap();
+        assert!(worker.tokens().receive(Role::Worker, &sealed).unwrap());
+        worker.servers.retain(|key| *key != init.key.public());
+        assert_eq!(worker.tokens().open(Secret::AgentToken).unwrap().text(), "pw");
+    }
+
+    #[test]
     fn a_completed_token_is_not_moved_to_another_ca() {
         let cluster = Cluster::new();
         let init = Node::new(&cluster, 1);
-        init.tokens().make(&mut system_rng()).unwrap();
+        init.tokens().make(true, &mut system_rng()).unwrap();
         assert!(init.tokens().complete_from_k3s().is_err(), "k3s has not run yet");
         let password = init.tokens().open(Secret::ServerToken).unwrap().text().to_owned();
         let other = format!("K10{}::server:other", Digest([1; 32]));

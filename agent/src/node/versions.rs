@@ -65,7 +65,7 @@ impl Version {
     /// Everything in the partial folder is on the disk before its name says complete.
     pub fn complete(&self) -> Result<(), VersionError> {
         let (partial, path) = (self.partial(), self.path());
-        let damaged = self.base.join(format!("{}.damaged", self.name));
+        let damaged = self.damaged();
         let done = (|| {
             sync_file_system(&partial)?;
             remove_tree(&damaged)?;
@@ -78,6 +78,16 @@ impl Version {
             remove_tree(&damaged)
         })();
         done.map_err(|source| VersionError::Io { path, source })
+    }
+
+    /// The damaged folder that [`Self::complete`] had put aside when it was cut.
+    pub fn clear_damaged(&self) -> Result<(), VersionError> {
+        let path = self.damaged();
+        remove_tree(&path).map_err(|source| VersionError::Io { path, source })
+    }
+
+    fn damaged(&self) -> PathBuf {
+        self.base.join(format!("{}.damaged", self.name))
     }
 
     /// Points `current` here; with another version there, only when `may_replace`. Returns whether it points here now.

@@ -30,6 +30,7 @@ pub use papers::Papers;
 use aside::move_aside;
 use config::{AGENT_TOKEN, BadConfig, CONFIG, Datastore, TOKEN, TokenFiles, fall_back};
 use decide::Way;
+use muster_protocol::etcd::GateRecord;
 use muster_protocol::etcd::Identity;
 use muster_protocol::ids::{Digest, NodeName, Role};
 use muster_protocol::keys::SecretKey;
@@ -104,7 +105,7 @@ async fn server(root: &Root, papers: Papers) -> Result<(), GateError> {
     // Everything that can fail comes before the disk is made to remember anything.
     let (datastore, server_token, agent_token) = match &allowed.way {
         Way::Init { .. } => {
-            tokens.make(&mut system_rng())?;
+            tokens.make(papers.kept.record == GateRecord::Fresh, &mut system_rng())?;
             (Datastore::Init, tokens.open(Secret::ServerToken)?, tokens.open(Secret::AgentToken)?)
         }
         Way::Join { identity, voters, .. } => {
@@ -202,7 +203,6 @@ mod tests {
     use super::*;
     use crate::node::testing::{Cluster, Scratch, scratch};
     use crate::state::{KEY, MANIFEST, Numbers, ROSTER, SEEN, TRUST};
-    use muster_protocol::etcd::GateRecord;
     use muster_protocol::grant::Grant;
     use muster_protocol::grant::Start;
     use muster_protocol::ids::Number;

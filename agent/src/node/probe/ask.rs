@@ -18,8 +18,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-/// Longest answer: a NodeList of a thousand nodes stays below.
-const MAX_ANSWER: usize = 32 << 20;
+/// Longest answer of our own k3s: a NodeList of a thousand nodes stays below.
+const LONG: usize = 32 << 20;
+/// Longest answer of whoever has an address: certificates, a list of members.
+const SHORT: usize = 64 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -56,11 +58,18 @@ pub struct Ask<'a> {
     /// Password of k3s's user `server`.
     pub server_password: Option<&'a str>,
     pub limit: Duration,
+    /// Bytes of the answer.
+    pub longest: usize,
 }
 
 impl<'a> Ask<'a> {
     pub fn get(to: SocketAddr, path: &'a str) -> Self {
-        Self { to, path, json: None, server_password: None, limit: Duration::from_secs(2) }
+        Self { to, path, json: None, server_password: None, limit: Duration::from_secs(2), longest: LONG }
+    }
+
+    /// Asked of another machine.
+    pub fn short(self) -> Self {
+        Self { longest: SHORT, ..self }
     }
 
     pub async fn plain(self) -> Result<Answer, AskError> {
@@ -134,7 +143,7 @@ impl<'a> Ask<'a> {
         let talk = async {
             let response = sender.send_request(request).await.map_err(broken)?;
             let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            let body = Limited::new(response.into_body(), self.longest).collect().await;
             let body = body.map_err(|_| AskError::Answer { to })?.to_bytes().to_vec();
             Ok(Answer { status, body })
         };

@@ -191,7 +191,7 @@ impl Prober {
 
     /// SHA-256 of what answers `/cacerts` there, and the bytes.
     pub async fn cacerts(&self, address: Ipv4Addr) -> Result<Vec<u8>, String> {
-        let answer = Ask::get(at(address, API), "/cacerts").tls(&self.anyone).await;
+        let answer = Ask::get(at(address, API), "/cacerts").short().tls(&self.anyone).await;
         match answer {
             Ok(Answer { status: 200, body }) => Ok(body),
             Ok(Answer { status, .. }) => Err(format!("HTTP {status}")),
@@ -290,7 +290,7 @@ async fn one_outside(address: Ipv4Addr, doors: Doors, known: Option<bool>) -> Ou
             None => Ask::get(at(address, PEER), "/version").speaks_tls(peer).await,
         }
     };
-    let cacerts = Ask::get(at(address, API), "/cacerts").tls(&doors.anyone);
+    let cacerts = Ask::get(at(address, API), "/cacerts").short().tls(&doors.anyone);
     let (peer_port, cacerts, members) = tokio::join!(peer_port, cacerts, info);
     Outside { address, peer_port, ca: ok(cacerts).map(|body| Digest::of(&body)), members }
 }
