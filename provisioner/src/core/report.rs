@@ -56,7 +56,6 @@ impl Core {
                 changed |=
                     timeline::add_netboot(&mut rows, &boot, kernel, trace.as_ref(), hello.as_ref(), first);
             }
-            changed |= super::sync::add_reached(&mut rows, &boot, kernel, now, status);
             if changed { tx.put(TIMELINES, name.as_str(), &rows) } else { Ok(()) }
         })?;
         Ok(())

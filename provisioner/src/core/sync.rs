@@ -7,7 +7,7 @@ use super::{Asker, Core, CoreError, Now, events, name_of};
 use crate::cluster::evidence::Heard;
 use crate::cluster::record::Record;
 use crate::cluster::upkeep;
-use crate::store::rows::{BOXES, BoxRow, COMMANDS, KEYS, StageRow, number_key};
+use crate::store::rows::{BOXES, BoxRow, COMMANDS, KEYS, number_key};
 use crate::store::{Read, StoreError, Tx};
 use muster_protocol::etcd::NodeSeen;
 use muster_protocol::grant::{Command, CommandResult, Grant};
@@ -15,7 +15,6 @@ use muster_protocol::ids::{Digest, NodeName, Role};
 use muster_protocol::keys::Fingerprint;
 use muster_protocol::sealed::{SealedBox, Secret};
 use muster_protocol::signed::{By, Clock, Listener, Signed};
-use muster_protocol::status::{State, Status};
 use muster_protocol::sync::{SyncReply, SyncRequest};
 use muster_protocol::wire;
 
@@ -257,29 +256,4 @@ fn finish(
     };
     events::note(tx, now.unix_ms, name.as_str(), what, None)?;
     Ok(result.outcome.as_ref().ok().and_then(|_| upkeep::applied(&row.action)))
-}
-
-/// Stages that are states reached: when a server first saw the Node, and when everything was as it should be.
-pub(super) fn add_reached(
-    rows: &mut Vec<StageRow>,
-    boot: &str,
-    kernel: u64,
-    now: Now,
-    status: &Status,
-) -> bool {
-    let mut changed = false;
-    let from = |rows: &[StageRow], step: &str| {
-        let row = rows.iter().rev().find(|row| row.boot == boot && row.step == step);
-        row.map_or(now.unix_ms, |row| row.at_unix_ms + row.ms)
-    };
-    if status.evidence.node.as_ref().is_some_and(|node| node.ready) {
-        let started = status.evidence.k3s.as_ref().and_then(|k3s| k3s.started_ms).map(|ms| kernel + ms);
-        let start = started.unwrap_or(now.unix_ms).min(now.unix_ms);
-        changed |= super::timeline::add_seen(rows, boot, "joined", start, now.unix_ms - start, None);
-    }
-    if status.state == State::Ready {
-        let start = from(rows, "joined").min(now.unix_ms);
-        changed |= super::timeline::add_seen(rows, boot, "ready", start, now.unix_ms - start, None);
-    }
-    changed
 }

@@ -1,7 +1,7 @@
 //! Facts about running nodes and about what people see, with simulated machines.
 
 use super::sim::{Sim, World};
-use muster_protocol::etcd::ServerReport;
+use muster_protocol::etcd::{NodeSeen, ServerReport};
 use muster_protocol::grant::Start;
 use muster_protocol::ids::Number;
 use muster_protocol::sealed::{SealedBox, Secret};
@@ -160,4 +160,33 @@ fn the_picture_shows_states_stages_and_silence() {
     let json = serde_json::to_string(&picture).unwrap();
     assert!(json.contains("\"apiVersion\":\"muster/v1\""), "{json}");
     assert_eq!(serde_json::from_str::<super::picture::Picture>(&json).unwrap(), picture);
+}
+
+/// A server's Node may be ready in the eyes of the others before its own agent has seen that it is a member.
+#[test]
+fn a_stage_is_dated_by_the_agent_that_measured_it_however_early_its_result_is_seen() {
+    let mut world = World::new().with_artifacts();
+    world.open_window();
+    let machine = Sim::new(1, 1);
+    world.order(&machine);
+    let mut joined = |sequence, stages| {
+        let mut status = machine.status("s1", sequence, State::Joining);
+        status.evidence.node = Some(NodeSeen {
+            name: status.node.clone().unwrap(),
+            ready: true,
+            taints: vec![],
+            labels: vec![],
+            kubelet_version: String::new(),
+            runtime_handlers: vec![],
+        });
+        status.stages = stages;
+        let report = Report { status, installed: None, log: Vec::new() };
+        world.core.report(world.now, &machine.asker(), &report).unwrap();
+        let picture = world.core.picture(world.now).unwrap();
+        let stages = picture.machines.into_iter().find(|part| part.name == "s1").unwrap().stages;
+        stages.into_iter().find(|stage| stage.step == "joined")
+    };
+    assert_eq!(joined(1, vec![]), None);
+    let measured = Stage { step: "joined".into(), started_ms: 9_500, ms: 70_000, bytes: None };
+    assert_eq!(joined(2, vec![measured]).map(|stage| stage.ms), Some(70_000));
 }
