@@ -196,7 +196,7 @@ fn admit_next(
         }
         Err(Closed::NeedsSnapshot(leader)) => {
             decision.wait(&joiner.name, "a snapshot is taken before the member list changes");
-            take_snapshot(view, leader, decision);
+            take_snapshot(next, view, leader, decision);
         }
         Err(Closed::Because(why)) => decision.wait(&joiner.name, why),
     }
@@ -276,10 +276,11 @@ fn own_data(heard: &Heard, identity: Identity, fence: Option<Number>) -> Result<
     }
 }
 
-fn take_snapshot(view: &View<'_>, leader: NodeName, decision: &mut Decision) {
+/// Named by the change that it has to be younger than: k3s adds node and time itself.
+fn take_snapshot(record: &Record, view: &View<'_>, leader: NodeName, decision: &mut Decision) {
     let under_way = view.pending.iter().any(|(_, action)| matches!(action, Action::Snapshot { .. }));
     if !under_way {
-        let name = format!("muster-{}", view.now_unix);
+        let name = format!("muster-{}", record.changed_at);
         decision.commands.push((leader, Action::Snapshot { name }));
     }
 }

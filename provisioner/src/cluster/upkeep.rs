@@ -87,10 +87,10 @@ pub fn next(
     Some((server.clone(), due))
 }
 
-/// What a command is about.
+/// What a command is about. A snapshot's name says after which change of the member list it is taken.
 pub fn subject(action: &Action) -> String {
     match action {
-        Action::Snapshot { .. } => "snapshot".into(),
+        Action::Snapshot { name } => format!("snapshot/{name}"),
         Action::Apply { name, .. } => format!("apply/{name}"),
         Action::Label { node, .. } => format!("label/{node}"),
     }

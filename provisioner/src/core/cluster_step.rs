@@ -69,17 +69,12 @@ impl Core {
             if let Some(record) = &decision.record {
                 tx.put_signed("membership", &wire::encode(record))?;
             }
-            let changed_at = decision.record.as_ref().unwrap_or(&self.record).changed_at;
-            if self.snapshot_ordered.is_some_and(|(change, at)| {
-                change == changed_at && now.mono_ms.saturating_sub(at) < upkeep::AGAIN_MS
-            }) {
-                decision.commands.retain(|(_, action)| !matches!(action, Action::Snapshot { .. }));
-            }
+            let again = |at: &u64| now.mono_ms.saturating_sub(*at) < upkeep::AGAIN_MS;
+            let recently = |subject: &str| self.ordered.get(subject).is_some_and(again);
+            decision.commands.retain(|(_, action)| !recently(&upkeep::subject(action)));
             if decision.commands.is_empty() {
                 let (wanted, addons) = self.wanted();
                 let record = decision.record.as_ref().unwrap_or(&self.record);
-                let again = |at: &u64| now.mono_ms.saturating_sub(*at) < upkeep::AGAIN_MS;
-                let recently = |subject: &str| self.upkeep.get(subject).is_some_and(again);
                 decision.commands.extend(upkeep::next(record, &view, &wanted, &addons, &recently));
             }
             for (node, action) in &decision.commands {
@@ -101,16 +96,9 @@ impl Core {
         if let Some(record) = &decision.record {
             self.record = record.clone();
         }
-        for (_, action) in &decision.commands {
-            match action {
-                Action::Snapshot { .. } => {
-                    self.snapshot_ordered = Some((self.record.changed_at, now.mono_ms));
-                }
-                Action::Apply { .. } | Action::Label { .. } => {
-                    self.upkeep.insert(upkeep::subject(action), now.mono_ms);
-                }
-            }
-        }
+        self.ordered.retain(|_, at| now.mono_ms.saturating_sub(*at) < upkeep::AGAIN_MS);
+        let ordered = decision.commands.iter().map(|(_, action)| (upkeep::subject(action), now.mono_ms));
+        self.ordered.extend(ordered);
         self.decision = decision;
         Ok(())
     }

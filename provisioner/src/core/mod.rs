@@ -120,11 +120,9 @@ pub struct Core {
     heard: BTreeMap<NodeName, Heard>,
     record: Record,
     decision: Decision,
-    /// When a command about something was last given, on the monotonic clock.
-    upkeep: BTreeMap<String, u64>,
-    /// After which change of the member list the last snapshot was ordered, and when: one that fails, or that nobody
-    /// sees, is not ordered again with every report, for k3s keeps each of them.
-    snapshot_ordered: Option<(u64, u64)>,
+    /// When a command about something was last given, on the monotonic clock: one that fails, or whose result nobody sees,
+    /// is not given again with every report.
+    ordered: BTreeMap<String, u64>,
     traces: timeline::Traces,
     strangers: crate::boot::seen::Seen,
     alarms: freeze::Alarms,
@@ -161,8 +159,7 @@ impl Core {
             heard: BTreeMap::new(),
             record,
             decision: Decision::default(),
-            upkeep: BTreeMap::new(),
-            snapshot_ordered: None,
+            ordered: BTreeMap::new(),
             traces,
             strangers: crate::boot::seen::Seen::default(),
             alarms: freeze::Alarms::default(),
@@ -267,5 +264,7 @@ fn macs_of(config: &Config, row: &MachineRow, name: &NodeName) -> Vec<Mac> {
 mod sim;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_cluster;
 #[cfg(test)]
 mod tests_node;
