@@ -6,7 +6,7 @@
 use muster_protocol::ids::Digest;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where artifacts come from.
 pub trait Source: Send {
@@ -43,6 +43,8 @@ pub enum FetchError {
 
 /// Silence longer than this ends a connection; the artifact is then asked for again.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes a second: a peer that gives less is as good as silent, however often it gives one.
+const SLOWEST: u64 = 16 << 10;
 /// An answer's head may be this long.
 const HEAD_BYTES: u64 = 8 << 10;
 /// How often one request is made before its error is returned; whoever runs the install begins again later.
@@ -51,7 +53,22 @@ const TRIES: u32 = 3;
 /// One connection, kept between requests.
 pub struct Http {
     at: SocketAddr,
-    connection: Option<BufReader<TcpStream>>,
+    connection: Option<BufReader<Limited>>,
+}
+
+/// A connection that reads until a moment and no longer.
+struct Limited {
+    stream: TcpStream,
+    until: Instant,
+}
+
+impl Read for Limited {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if Instant::now() >= self.until {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer is too slow"));
+        }
+        self.stream.read(into)
+    }
 }
 
 impl Http {
@@ -110,7 +127,9 @@ impl Http {
             request.push_str(&format!("Range: bytes={first}-{last}\r\n"));
         }
         request.push_str("\r\n");
-        connection.get_mut().write_all(request.as_bytes()).map_err(failed)?;
+        let limited = connection.get_mut();
+        limited.until = Instant::now() + PATIENCE;
+        limited.stream.write_all(request.as_bytes()).map_err(failed)?;
 
         let head = Head::read(connection).map_err(failed)?;
         match (range, head.status) {
@@ -129,6 +148,7 @@ impl Http {
             have: length,
             at_most,
         })?;
+        connection.get_mut().until = Instant::now() + PATIENCE + Duration::from_secs(length / SLOWEST);
         connection.read_exact(into).map_err(failed)?;
         if head.close {
             self.connection = None;
@@ -157,13 +177,13 @@ impl Source for Http {
     }
 }
 
-fn connect(at: SocketAddr) -> Result<BufReader<TcpStream>, FetchError> {
+fn connect(at: SocketAddr) -> Result<BufReader<Limited>, FetchError> {
     let open = || {
         let stream = TcpStream::connect_timeout(&at, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(BufReader::with_capacity(64 << 10, stream))
+        Ok(BufReader::with_capacity(64 << 10, Limited { stream, until: Instant::now() + PATIENCE }))
     };
     open().map_err(|source| FetchError::Connect { at, source })
 }
@@ -323,6 +343,17 @@ mod tests {
         let good = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec();
         let at = server(vec![good[..good.len() - 2].to_vec(), b"HTTP/1.1 503 busy\r\n\r\n".to_vec(), good]);
         assert_eq!(Http::new(at).whole(&Digest::of(b"hello"), 5).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn a_peer_that_trickles_is_left_after_the_time_that_a_slow_one_needs() {
+        let mut stream = TcpStream::connect(server(vec![b"more".to_vec()])).unwrap();
+        stream.write_all(b"\r\n").unwrap();
+        let mut slow = Limited { stream, until: Instant::now() + PATIENCE };
+        let mut one = [0; 1];
+        slow.read_exact(&mut one).unwrap();
+        slow.until = Instant::now();
+        assert_eq!(slow.read_exact(&mut one).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
