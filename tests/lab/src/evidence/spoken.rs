@@ -4,6 +4,8 @@
 //! A serial line only ever delays, and on a busy host it delays much: what a stamp is on the host's clock is told by the
 //! line nearby that came through fastest.
 
+use std::borrow::Cow;
+
 /// The guest's clock may run a little fast or slow, so that the two are compared within so much of it only.
 const NEAR_MS: u64 = 15_000;
 /// Whatever the agent says.
@@ -55,11 +57,10 @@ pub(crate) fn boots(console: &str) -> Vec<Boot> {
     let mut boots = Vec::new();
     let mut open: Option<Said> = None;
     let mut last_stamp = 0;
-    for line in console.lines() {
-        let Some((at_ms, text)) = clocked(line) else { continue };
-        let Some((stamp_ms, text)) = stamped(text) else {
+    for (at_ms, text) in untangled(console) {
+        let Some((stamp_ms, text)) = stamped(&text) else {
             // firmware or loader: the next stamp is another kernel's
-            if is_before_kernel(text) {
+            if is_before_kernel(&text) {
                 boots.extend(open.take());
             }
             continue;
@@ -80,6 +81,33 @@ pub(crate) fn boots(console: &str) -> Vec<Boot> {
     }
     boots.extend(open);
     boots.into_iter().map(Said::boot).collect()
+}
+
+/// Lines as they were meant. The kernel writes past what a program has in the port's buffer, so that one of its lines may
+/// stand in the middle of another, whose rest is then a line without a stamp.
+fn untangled(console: &str) -> Vec<(u64, Cow<'_, str>)> {
+    let mut lines = Vec::new();
+    let mut head = "";
+    for (at_ms, text) in console.lines().filter_map(clocked) {
+        let begun = std::mem::take(&mut head);
+        if let Some(middle) = intruder(text) {
+            lines.push((at_ms, Cow::Borrowed(&text[middle..])));
+            head = &text[..middle];
+        } else if stamped(text).is_some() || begun.is_empty() {
+            lines.push((at_ms, Cow::Borrowed(text)));
+        } else {
+            lines.push((at_ms, Cow::Owned(begun.to_owned() + text)));
+        }
+    }
+    lines
+}
+
+/// Where a stamp follows upon other text, if it is of the same moment as the line's own.
+fn intruder(text: &str) -> Option<usize> {
+    let own = stamped(text).map(|(at, _)| at);
+    let fits = |at: u64| own.is_none_or(|own| at.abs_diff(own) <= 1000);
+    let mut places = text.match_indices('[').map(|(place, _)| place).filter(|place| *place > 0);
+    places.find(|place| stamped(&text[*place..]).is_some_and(|(at, _)| fits(at)))
 }
 
 fn is_before_kernel(text: &str) -> bool {
@@ -140,6 +168,16 @@ mod tests {
         let text = "1000100 [    0.100000] a\n1009000 [    5.000000] muster: step write begins\n1006050 [    6.000000] b\n";
         let boots = boots(text);
         assert_eq!(boots[0].begins, [("write".to_owned(), 1_005_000)]);
+    }
+
+    #[test]
+    fn a_line_that_the_kernel_interrupted_is_put_together_again() {
+        let text = "1003000 [    3.000000] muster: step no[    3.004000] kvm_intel: VMX not supported\n\
+                    1003010 de begins\n\
+                    1004000 [    4.000000] muster: said \"[    1.000000] x\" \n";
+        let boots = boots(text);
+        assert_eq!(boots.len(), 1);
+        assert_eq!(boots[0].begins, [("node".to_owned(), 1_002_996)]);
     }
 
     #[test]
