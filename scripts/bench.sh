@@ -22,6 +22,9 @@ for arch in x86_64 aarch64; do
 done
 row "boot image x86_64" "$dist/boot-x86_64.efi" 32
 row "boot image aarch64" "$dist/boot-aarch64.efi" 40
+# Here, so that a bench that does not compile is an error and not a missed budget.
+cargo bench --quiet --locked --package muster --bench netboot --bench fleet --no-run
+cargo bench --quiet --locked --package muster-agent --bench install_write --no-run
 say "TFTP, TFTP with loss, and HTTP beside dnsmasq, tftpd-hpa, atftpd and nginx of Debian sid"
 cargo bench --locked --package muster --bench netboot || missed=1
 say "a fleet: status over the LAN, memory, 200 machines at once"

@@ -9,14 +9,17 @@ cd "$repo"
 scripts/setup.sh build images
 machine=$(uname -m)
 
+# In a process group of its own (set -m), so that all of it ends when something here fails.
 # An arm64 root through qemu-user takes one core as long as the static programs take the other; what needs none of them follows it.
+set -m
 {
     images/node/build.sh aarch64
     images/node/build.sh x86_64
     cargo build --quiet --locked --package muster-lab --bin lab
 } >/dev/null &
 beside=$!
-trap 'kill "$beside" 2>/dev/null || true' EXIT
+set +m
+trap 'kill -- -"$beside" 2>/dev/null || true' EXIT
 
 scripts/build-static.sh x86_64 aarch64 agent standin
 if [ "${1:-}" = dist ]; then
