@@ -6,7 +6,7 @@
 //! | boot-file | packet: the read request that the file was sent for (an earlier one only asks for its size) |
 //! | kernel | console: host clock less the kernel's own stamp, the smallest of its first 15 s |
 //! | agent | console: the stamp of PID 1's first line, on the host's clock |
-//! | admitted | packet: on the boot's first connection to 7480, the provisioner's third turn (handshake, tickets, answer) |
+//! | admitted | packet: on the boot's first connection to 7480 that came so far, the provisioner's third turn (handshake, tickets, answer) |
 //! | claim … reboot, boot, node, kata, k3s, joined, ready | console: the stamp of the line `step NAME begins`, on the host's clock |
 
 use super::frame::{Frame, Inner, Mac, parse, pxe_discover, read_request};
@@ -148,9 +148,10 @@ pub(crate) fn stages(wire: &Wire, boots: &[Boot]) -> Vec<Began> {
             say("agent", at_ms, Source::Console);
         }
         let ends = boots.get(n + 1).map_or(u64::MAX, |next| next.kernel_ms);
-        let of_boot = |known: &&Connection| (boot.kernel_ms..ends).contains(&known.opened_ms);
-        let first = wire.connections.iter().find(of_boot);
-        if let Some(&at_ms) = first.and_then(|first| first.turns.get(ANSWER - 1)) {
+        // One that a busy provisioner did not answer in time is followed by another.
+        let mut of_boot =
+            wire.connections.iter().filter(|known| (boot.kernel_ms..ends).contains(&known.opened_ms));
+        if let Some(at_ms) = of_boot.find_map(|known| known.turns.get(ANSWER - 1).copied()) {
             say("admitted", at_ms, Source::Packet);
         }
         for (step, at_ms) in boot.begins.iter().filter(|(step, _)| step != "admitted") {
@@ -213,11 +214,15 @@ mod tests {
     }
 
     #[test]
-    fn the_third_turn_of_a_boot_s_first_connection_is_the_answer() {
+    fn the_third_turn_of_a_boot_s_first_answered_connection_is_the_answer() {
         let ours = |says| tcp(MACHINE, PROVISIONER, (5000, 7480), 0x18, says);
         let theirs = |says| tcp(PROVISIONER, MACHINE, (7480, 5000), 0x18, says);
         let syn = tcp(MACHINE, PROVISIONER, (5000, 7480), 0x02, 0);
+        let unanswered = tcp(MACHINE, PROVISIONER, (4999, 7480), 0x02, 0);
+        let hello = tcp(MACHINE, PROVISIONER, (4999, 7480), 0x18, 233);
         let wire = wire_of(&[
+            (190, unanswered),
+            (191, hello),
             (200, syn),
             (210, ours(233)),
             (211, theirs(0)),
