@@ -12,9 +12,8 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(5);
-const BEAT: Duration = Duration::from_secs(5);
-/// Every so many beats the Node's own status is looked at.
-const STATUS_EACH: u32 = 2;
+/// A kubelet's own: a fourth of the lease.
+const BEAT: Duration = Duration::from_secs(10);
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 
 /// A kubelet of this node.
@@ -59,16 +58,14 @@ impl Kubelet {
 
     /// Beat for ever.
     pub async fn beat(&self, api: &Client) {
-        let mut beats = 0u32;
         loop {
             let outcome = async {
                 self.renew(api).await?;
-                if beats.is_multiple_of(STATUS_EACH) { self.report(api).await } else { Ok(()) }
+                self.report(api).await
             };
             if let Err(e) = outcome.await {
                 log::error(&format!("Error updating node status, will retry: {e}"));
             }
-            beats = beats.wrapping_add(1);
             tokio::time::sleep(BEAT).await;
         }
     }
