@@ -48,6 +48,7 @@ impl Core {
             self.decision = Decision { waiting, ..Decision::default() };
             return Ok(());
         }
+        self.ordered.retain(|_, at| now.mono_ms.saturating_sub(*at) < upkeep::AGAIN_MS);
         let declared = self.servers();
         let delegation = self.online.number;
         let decision = self.store.write(|tx| -> Result<Decision, CoreError> {
@@ -69,8 +70,7 @@ impl Core {
             if let Some(record) = &decision.record {
                 tx.put_signed("membership", &wire::encode(record))?;
             }
-            let again = |at: &u64| now.mono_ms.saturating_sub(*at) < upkeep::AGAIN_MS;
-            let recently = |subject: &str| self.ordered.get(subject).is_some_and(again);
+            let recently = |subject: &str| self.ordered.contains_key(subject);
             decision.commands.retain(|(_, action)| !recently(&upkeep::subject(action)));
             if decision.commands.is_empty() {
                 let (wanted, addons) = self.wanted();
@@ -96,7 +96,6 @@ impl Core {
         if let Some(record) = &decision.record {
             self.record = record.clone();
         }
-        self.ordered.retain(|_, at| now.mono_ms.saturating_sub(*at) < upkeep::AGAIN_MS);
         let ordered = decision.commands.iter().map(|(_, action)| (upkeep::subject(action), now.mono_ms));
         self.ordered.extend(ordered);
         self.decision = decision;

@@ -120,8 +120,8 @@ pub struct Core {
     heard: BTreeMap<NodeName, Heard>,
     record: Record,
     decision: Decision,
-    /// When a command about something was last given, on the monotonic clock: one that fails, or whose result nobody sees,
-    /// is not given again with every report.
+    /// When a command about something was given, on the monotonic clock, kept for [`crate::cluster::upkeep::AGAIN_MS`]: one that
+    /// fails, or whose result nobody sees, is not given again with every report.
     ordered: BTreeMap<String, u64>,
     traces: timeline::Traces,
     strangers: crate::boot::seen::Seen,

@@ -8,6 +8,7 @@ use crate::store::rows::{ArtifactKind, ArtifactRow};
 use crate::store::state_dir::StateDir;
 use crate::store::{Store, artifacts};
 use muster_protocol::class::Class;
+use muster_protocol::etcd::NodeSeen;
 use muster_protocol::hello::{Answer, Hello, MarkerSummary, Seen};
 use muster_protocol::ids::{Arch, Digest, InstanceId, Mac, Number};
 use muster_protocol::inventory::{Bus, Contents, Cpu, Disk, DiskId, Dmi, Firmware, Inventory, Nic};
@@ -185,6 +186,18 @@ pub(super) fn open(state: &StateDir, trust: &Trust, store: &Path) -> Core {
         artifacts: state.artifacts(),
     })
     .unwrap()
+}
+
+/// A Node as a server's API shows it, and nothing to say of it but that it is ready.
+pub(super) fn ready_node(name: &str) -> NodeSeen {
+    NodeSeen {
+        name: name.parse().unwrap(),
+        ready: true,
+        taints: Vec::new(),
+        labels: Vec::new(),
+        kubelet_version: String::new(),
+        runtime_handlers: Vec::new(),
+    }
 }
 
 /// A machine: its key, its hardware, what its disk remembers.

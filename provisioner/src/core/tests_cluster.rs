@@ -1,8 +1,8 @@
 //! Membership through the whole core: what servers report, what they are told, and what time does to it.
 
-use super::sim::{Sim, World};
+use super::sim::{Sim, World, ready_node};
 use muster_protocol::etcd::{
-    DataFacts, EtcdMember, GateRecord, Identity, NodeSeen, OwnMember, ServerReport, SnapshotTaken,
+    DataFacts, EtcdMember, GateRecord, Identity, OwnMember, ServerReport, SnapshotTaken,
 };
 use muster_protocol::grant::{Action, CommandResult, Grant, Start};
 use muster_protocol::ids::{Digest, Number};
@@ -84,14 +84,7 @@ impl Servers {
             record: GateRecord::Member { identity: IDENTITY, name, address },
             unit: "active".into(),
             own: Some(own),
-            nodes: vec![NodeSeen {
-                name: "s1".parse().unwrap(),
-                ready: true,
-                taints: vec![],
-                labels: vec![],
-                kubelet_version: String::new(),
-                runtime_handlers: vec![],
-            }],
+            nodes: vec![ready_node("s1")],
             newest_snapshot: self.snapshot.map(|unix| SnapshotTaken { name: "s".into(), unix }),
             ..ServerReport::blank()
         };

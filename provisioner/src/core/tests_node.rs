@@ -1,7 +1,7 @@
 //! Facts about running nodes and about what people see, with simulated machines.
 
-use super::sim::{Sim, World};
-use muster_protocol::etcd::{NodeSeen, ServerReport};
+use super::sim::{Sim, World, ready_node};
+use muster_protocol::etcd::ServerReport;
 use muster_protocol::grant::Start;
 use muster_protocol::ids::Number;
 use muster_protocol::sealed::{SealedBox, Secret};
@@ -171,14 +171,7 @@ fn a_stage_is_dated_by_the_agent_that_measured_it_however_early_its_result_is_se
     world.order(&machine);
     let mut joined = |sequence, stages| {
         let mut status = machine.status("s1", sequence, State::Joining);
-        status.evidence.node = Some(NodeSeen {
-            name: status.node.clone().unwrap(),
-            ready: true,
-            taints: vec![],
-            labels: vec![],
-            kubelet_version: String::new(),
-            runtime_handlers: vec![],
-        });
+        status.evidence.node = Some(ready_node("s1"));
         status.stages = stages;
         let report = Report { status, installed: None, log: Vec::new() };
         world.core.report(world.now, &machine.asker(), &report).unwrap();
