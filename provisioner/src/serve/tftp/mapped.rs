@@ -1,11 +1,21 @@
 //! A file's pages, lent to the kernel: what goes out is taken straight from the page cache, without a call to read it
 //! first and without a copy of ours.
 
+use crate::boot::published::Opened;
+use muster_protocol::ids::Digest;
 use nix::{
     libc::c_void,
     sys::mman::{MapFlags, ProtFlags, mmap, munmap},
 };
-use std::{fs::File, io, num::NonZeroUsize, ptr::NonNull, slice};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    num::NonZeroUsize,
+    ptr::NonNull,
+    slice,
+    sync::{Arc, Weak},
+};
 
 #[derive(Debug)]
 pub(super) struct Mapped {
@@ -15,6 +25,8 @@ pub(super) struct Mapped {
 
 // SAFETY: the pages can only be read, and any thread may do that and unmap them.
 unsafe impl Send for Mapped {}
+// SAFETY: likewise; nothing changes behind a shared reference.
+unsafe impl Sync for Mapped {}
 
 impl Mapped {
     /// The first `size` bytes of `file`.
@@ -34,6 +46,22 @@ impl Mapped {
         let all = unsafe { slice::from_raw_parts(start.as_ptr().cast::<u8>(), size.get()) };
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(all.len());
         &all[from..all.len().min(from.saturating_add(length))]
+    }
+}
+
+/// One mapping for all transfers of a file: two hundred machines that boot look at the same pages.
+#[derive(Debug, Default)]
+pub(super) struct Maps(HashMap<Digest, Weak<Mapped>>);
+
+impl Maps {
+    pub(super) fn of(&mut self, opened: &Opened) -> io::Result<Arc<Mapped>> {
+        if let Some(known) = self.0.get(&opened.digest).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let mapped = Arc::new(Mapped::new(&opened.file, opened.size)?);
+        self.0.retain(|_, known| known.strong_count() > 0);
+        self.0.insert(opened.digest, Arc::downgrade(&mapped));
+        Ok(mapped)
     }
 }
 

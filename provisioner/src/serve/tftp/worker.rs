@@ -1,28 +1,27 @@
-//! The TFTP thread: waits for sockets and timers, hands packets to the transfers, does what they say.
+//! One thread's transfers: waits for sockets and timers, hands packets to the transfers, does what they say.
 
 use super::{
-    Listener,
     batch::{Batch, Window},
+    clients::Mine,
     deadlines::{Alarm, Deadlines},
-    mapped::Mapped,
+    inbox::{Asked, Inbox},
+    mapped::{Mapped, Maps},
     packet::{Fault, Malformed, Mode, Packet, Request, decode, error},
-    receive::{listen, receive_request},
-    terms::{agree, largest_block},
+    terms::agree,
     told::ended,
     transfer::{End, Input, Output, Transfer},
 };
 use crate::{
     boot::{
         event::{BootEvent, What},
-        published::{NotServed, Opened, Published},
+        published::{NotServed, Published},
     },
-    serve::link::{LOOK, look, udp_at},
+    serve::link::udp_at,
 };
 use nix::{
     errno::Errno,
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-        eventfd::EventFd,
         socket::{MsgFlags, SockaddrIn, recvfrom, sendto},
     },
 };
@@ -30,28 +29,29 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
-    os::fd::AsRawFd,
+    ops::ControlFlow,
+    os::fd::{AsFd, AsRawFd},
     sync::Arc,
     time::{Instant, SystemTime},
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, info, warn};
 
-pub(super) struct Server {
-    listener: Listener,
+pub(super) struct Worker {
+    interface: String,
     published: Published,
     events: UnboundedSender<BootEvent>,
+    mine: Mine,
     epoll: Epoll,
-    stop: Arc<EventFd>,
     sessions: HashMap<u64, Session>,
     /// The newest transfer of each client port.
     peers: HashMap<SocketAddrV4, u64>,
     deadlines: Deadlines,
     alarm: Alarm,
     batch: Batch,
+    maps: Maps,
     next_key: u64,
-    largest_block: u16,
-    next_look: Instant,
+    most_sessions: usize,
 }
 
 /// A transfer with what the edge has to know of it.
@@ -61,7 +61,7 @@ struct Session {
     peer: SocketAddrV4,
     name: String,
     size: u64,
-    file: Mapped,
+    file: Arc<Mapped>,
     began: Instant,
     /// Whether the start was told; that is when the client has shown itself.
     told: bool,
@@ -69,110 +69,105 @@ struct Session {
     promised: Instant,
 }
 
-impl Server {
+impl Worker {
+    /// For so many transfers at a time. What else it is to watch comes with [`Self::watch`].
     pub(super) fn new(
-        listener: Listener,
+        interface: String,
         published: Published,
         events: UnboundedSender<BootEvent>,
-        stop: Arc<EventFd>,
+        mine: Mine,
+        most_sessions: usize,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&listener.socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-        epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
         let alarm = Alarm::new()?;
         epoll.add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN, ALARM))?;
         Ok(Self {
-            listener,
+            interface,
             published,
             events,
+            mine,
             epoll,
-            stop,
             sessions: HashMap::new(),
             peers: HashMap::new(),
             deadlines: Deadlines::default(),
             alarm,
             batch: Batch::default(),
+            maps: Maps::default(),
             next_key: FIRST_KEY,
-            largest_block: 512,
-            next_look: Instant::now(),
+            most_sessions,
         })
     }
 
-    pub(super) fn run(mut self) -> io::Result<()> {
-        let mut ready = [EpollEvent::empty(); 64];
+    /// Has [`Self::wait`] give this key when the descriptor is readable; small numbers are free.
+    pub(super) fn watch(&self, what: impl AsFd, key: u64) -> io::Result<()> {
+        Ok(self.epoll.add(what, EpollEvent::new(EpollFlags::EPOLLIN, key))?)
+    }
+
+    /// Until the door is gone.
+    pub(super) fn run(mut self, inbox: &Inbox) -> io::Result<()> {
+        self.watch(inbox, INBOX)?;
+        let mut ready = [EpollEvent::empty(); AT_ONCE];
         loop {
-            let now = Instant::now();
-            self.look(now);
-            self.expire(now);
-            let next = self.deadlines.next().map_or(self.next_look, |next| next.min(self.next_look));
-            self.alarm.set(next, now)?;
-            let count = match self.epoll.wait(&mut ready, EpollTimeout::NONE) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
+            let count = self.wait(&mut ready, None)?;
             let now = Instant::now();
             for event in &ready[..count] {
                 match event.data() {
-                    STOP => return self.stop.read().map(drop).map_err(Into::into),
-                    LISTENER => self.requests(now),
-                    ALARM => self.alarm.rang(),
-                    key => drop(self.serve(now, key)),
+                    // One of them, and again in the next turn: a flood of requests must not starve the transfers.
+                    INBOX => match inbox.take() {
+                        ControlFlow::Continue(Some(asked)) => self.request(now, &asked),
+                        ControlFlow::Continue(None) => {}
+                        ControlFlow::Break(()) => return Ok(()),
+                    },
+                    key => self.ready(now, key),
                 }
             }
         }
     }
 
-    /// Follows the interface: its MTU, and a new socket when it came back as another one.
-    fn look(&mut self, now: Instant) {
-        if now < self.next_look {
-            return;
+    /// Does what is due, then waits for sockets, timers, and at last for `until`.
+    pub(super) fn wait(&mut self, ready: &mut [EpollEvent], until: Option<Instant>) -> io::Result<usize> {
+        let now = Instant::now();
+        self.expire(now);
+        if let Some(next) = self.deadlines.next().into_iter().chain(until).min() {
+            self.alarm.set(next, now)?;
         }
-        self.next_look = now + LOOK;
-        let Some(link) = look(&self.listener.interface) else { return };
-        self.largest_block = largest_block(link.mtu);
-        if link.index != self.listener.index {
-            match listen(&self.listener.interface).and_then(|socket| {
-                self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-                Ok(socket)
-            }) {
-                Ok(socket) => {
-                    // The old socket leaves the epoll by being closed.
-                    (self.listener.socket, self.listener.index) = (socket, link.index);
-                    info!(interface = self.listener.interface, "interface came back: port 69 opened again");
-                }
-                Err(error) => warn!(interface = self.listener.interface, %error, "cannot open port 69 again"),
-            }
+        match self.epoll.wait(ready, EpollTimeout::NONE) {
+            Ok(count) => Ok(count),
+            Err(Errno::EINTR) => Ok(0),
+            Err(errno) => Err(errno.into()),
         }
     }
 
-    /// Takes what arrived on port 69.
-    fn requests(&mut self, now: Instant) {
-        let mut buffer = [0; LARGEST];
-        // Others wait too: a flood of requests must not starve the transfers.
-        for _ in 0..32 {
-            match receive_request(&self.listener.socket, &mut buffer) {
-                Ok(Some((length, peer, local))) => self.request(now, &buffer[..length], peer, local),
-                Ok(None) => {}
-                Err(Errno::EAGAIN) => return,
-                Err(errno) => return debug!(%errno, "receiving on port 69 failed"),
-            }
+    /// Something came for one of the transfers, or the time has.
+    pub(super) fn ready(&mut self, now: Instant, key: u64) {
+        match key {
+            ALARM => self.alarm.rang(),
+            key => drop(self.serve(now, key)),
         }
     }
 
-    fn request(&mut self, now: Instant, bytes: &[u8], peer: SocketAddrV4, local: Ipv4Addr) {
-        let request = match decode(bytes) {
+    /// Takes a request of a client that was given to this thread.
+    pub(super) fn request(&mut self, now: Instant, asked: &Asked) {
+        self.answer(now, asked);
+        if !self.peers.contains_key(&asked.peer) {
+            self.mine.is_done_with(asked.peer);
+        }
+    }
+
+    fn answer(&mut self, now: Instant, asked: &Asked) {
+        let peer = asked.peer;
+        let request = match decode(&asked.bytes) {
             Ok(Packet::Read(request)) => request,
-            Ok(Packet::Write) => return self.refuse(peer, Fault::AccessViolation, "read only"),
+            Ok(Packet::Write) => return asked.refuse(Fault::AccessViolation, "read only"),
             Ok(Packet::Data | Packet::Ack(_) | Packet::Oack) => {
-                return self.refuse(peer, Fault::UnknownTransfer, "no such transfer here");
+                return asked.refuse(Fault::UnknownTransfer, "no such transfer here");
             }
             // An error is never answered with an error.
             Ok(Packet::Error { .. }) => return,
-            Err(Malformed::LongName(_)) => return self.refuse(peer, Fault::NotFound, "no such file"),
+            Err(Malformed::LongName(_)) => return asked.refuse(Fault::NotFound, "no such file"),
             Err(why) => {
                 debug!(%peer, %why, "not a TFTP request");
-                return self.refuse(peer, Fault::IllegalOperation, "not a request");
+                return asked.refuse(Fault::IllegalOperation, "not a request");
             }
         };
         if let Some(key) = self.peers.get(&peer).copied() {
@@ -189,13 +184,14 @@ impl Server {
             }
             self.finish(key, None);
         }
-        self.begin(now, &request, peer, local);
+        self.begin(now, &request, asked);
     }
 
-    fn begin(&mut self, now: Instant, request: &Request, peer: SocketAddrV4, local: Ipv4Addr) {
+    fn begin(&mut self, now: Instant, request: &Request, asked: &Asked) {
+        let peer = asked.peer;
         let name = String::from_utf8_lossy(request.name).into_owned();
         if request.mode != Mode::Octet {
-            return self.refuse(peer, Fault::NotDefined, "only octet mode is served");
+            return asked.refuse(Fault::NotDefined, "only octet mode is served");
         }
         let opened = match self.published.open(&name) {
             Ok(opened) => opened,
@@ -203,23 +199,23 @@ impl Server {
                 let shown: String =
                     name.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect();
                 info!(%peer, name = shown, %why, "file not served");
-                self.refuse(peer, fault_of(&why), "no such file");
+                asked.refuse(fault_of(&why), "no such file");
                 return self.tell(peer, What::TftpFailed { name: shown, why: why.to_string() });
             }
         };
-        if self.sessions.len() >= MOST_SESSIONS && !self.evict() {
+        if self.sessions.len() >= self.most_sessions && !self.evict() {
             warn!(%peer, name, "too many transfers");
-            return self.refuse(peer, Fault::NotDefined, "busy, ask again");
+            return asked.refuse(Fault::NotDefined, "busy, ask again");
         }
-        let Opened { file, size, .. } = opened;
-        let terms = agree(request, size, self.largest_block);
+        let size = opened.size;
+        let terms = agree(request, size, asked.largest_block);
         let key = self.next_key;
         let (socket, file) =
-            match self.transfer_socket(local, key).and_then(|s| Ok((s, Mapped::new(&file, size)?))) {
+            match self.transfer_socket(asked.local, key).and_then(|s| Ok((s, self.maps.of(&opened)?))) {
                 Ok(both) => both,
                 Err(error) => {
                     warn!(%peer, name, %error, "no socket or no room for a transfer");
-                    return self.refuse(peer, Fault::NotDefined, "busy, ask again");
+                    return asked.refuse(Fault::NotDefined, "busy, ask again");
                 }
             };
         self.next_key += 1;
@@ -230,12 +226,13 @@ impl Server {
         self.deadlines.promise(promised, key);
         self.sessions.insert(key, session);
         self.peers.insert(peer, key);
+        self.mine.has(peer);
         self.act(key);
     }
 
     /// A socket with a port of its own, at the address the client asked.
     fn transfer_socket(&self, local: Ipv4Addr, key: u64) -> io::Result<UdpSocket> {
-        let socket = udp_at(&self.listener.interface, SocketAddrV4::new(local, 0))?;
+        let socket = udp_at(&self.interface, SocketAddrV4::new(local, 0))?;
         // Room for a few windows of 64; the kernel gives what its limits allow.
         socket.set_send_buffer_size(1 << 20)?;
         let socket = UdpSocket::from(socket);
@@ -339,6 +336,7 @@ impl Server {
         };
         if self.peers.get(&peer) == Some(&key) {
             self.peers.remove(&peer);
+            self.mine.is_done_with(peer);
         }
         let what = match end {
             Some(end) => ended(end, name, size, began.elapsed()),
@@ -363,15 +361,6 @@ impl Server {
         true
     }
 
-    fn refuse(&self, peer: SocketAddrV4, fault: Fault, text: &str) {
-        let _ = sendto(
-            self.listener.socket.as_raw_fd(),
-            &error(fault, text),
-            &SockaddrIn::from(peer),
-            MsgFlags::MSG_DONTWAIT,
-        );
-    }
-
     fn tell(&self, peer: SocketAddrV4, what: What) {
         // The receiver is gone when the provisioner is ending.
         let _ = self.events.send(BootEvent {
@@ -390,11 +379,9 @@ fn fault_of(why: &NotServed) -> Fault {
     }
 }
 
-const LISTENER: u64 = 0;
-const STOP: u64 = 1;
-const ALARM: u64 = 2;
-const FIRST_KEY: u64 = 3;
-/// Descriptors, mostly: the usual limit of a process is 1024.
-const MOST_SESSIONS: usize = 512;
-/// A request longer than Ethernet's MTU is none.
-const LARGEST: usize = 1500;
+/// Keys below are for what else a thread watches.
+const FIRST_KEY: u64 = 16;
+const ALARM: u64 = 15;
+const INBOX: u64 = 0;
+/// Events taken from the kernel in one call.
+pub(super) const AT_ONCE: usize = 64;
