@@ -25,12 +25,13 @@ pub(super) struct NodeKey {
     pub kept: Kept,
 }
 
-/// Takes the first that is there, and sees to a second copy in the firmware where it has room for one. `otherwise` is
-/// where the key comes from when neither disk nor firmware has one.
+/// Takes the first that is there, and sees to a second copy in the firmware where it has room for one. `had` is the key
+/// of a machine that starts over: it was admitted with it, and may hold an order. `new` makes one where nobody has any.
 pub(super) fn find(
     on_disk: Option<SecretKey>,
     mut firmware: Option<&mut dyn Variables>,
-    otherwise: impl FnOnce() -> anyhow::Result<[u8; 32]>,
+    had: Option<SecretKey>,
+    new: impl FnOnce() -> anyhow::Result<[u8; 32]>,
 ) -> anyhow::Result<NodeKey> {
     let stored = match firmware.as_mut().map(|variables| stored(*variables)) {
         Some(Ok(stored)) => stored,
@@ -45,7 +46,13 @@ pub(super) fn find(
     let (secret, found) = match (on_disk, &stored) {
         (Some(secret), _) => (secret, Kept::Disk),
         (None, Some(seed)) => (SecretKey::from_seed(**seed), Kept::Firmware),
-        (None, None) => (SecretKey::from_seed(otherwise().context("making a node key")?), Kept::Memory),
+        (None, None) => {
+            let secret = match had {
+                Some(had) => had,
+                None => SecretKey::from_seed(new().context("making a node key")?),
+            };
+            (secret, Kept::Memory)
+        }
     };
     if stored.is_some_and(|seed| *seed == *secret.seed()) {
         return Ok(NodeKey { kept: if found == Kept::Disk { found } else { Kept::Firmware }, secret });
@@ -114,9 +121,9 @@ mod tests {
     #[test]
     fn a_new_key_is_kept_by_the_firmware_and_found_there_again() {
         let mut firmware = Firmware::default();
-        let key = find(None, Some(&mut firmware), new).unwrap();
+        let key = find(None, Some(&mut firmware), None, new).unwrap();
         assert_eq!((key.kept, key.secret.seed()), (Kept::Firmware, &[1; 32]));
-        let again = find(None, Some(&mut firmware), never).unwrap();
+        let again = find(None, Some(&mut firmware), None, never).unwrap();
         assert_eq!((again.kept, again.secret.seed(), firmware.writes), (Kept::Firmware, &[1; 32], 1));
     }
 
@@ -124,7 +131,7 @@ mod tests {
     fn the_disks_key_goes_before_the_firmwares_and_is_copied_once() {
         let mut firmware = Firmware { value: Some(vec![2; 32]), ..Firmware::default() };
         for _ in 0..2 {
-            let key = find(Some(SecretKey::from_seed([3; 32])), Some(&mut firmware), never).unwrap();
+            let key = find(Some(SecretKey::from_seed([3; 32])), Some(&mut firmware), None, never).unwrap();
             assert_eq!((key.kept, key.secret.seed()), (Kept::Disk, &[3; 32]));
         }
         assert_eq!((firmware.value, firmware.writes), (Some(vec![3; 32]), 1));
@@ -132,25 +139,38 @@ mod tests {
 
     #[test]
     fn without_a_place_the_key_lives_in_memory_and_says_so() {
-        assert_eq!(find(None, None, new).unwrap().kept, Kept::Memory);
+        assert_eq!(find(None, None, None, new).unwrap().kept, Kept::Memory);
         let mut broken = Firmware { broken: true, ..Firmware::default() };
-        assert_eq!(find(None, Some(&mut broken), new).unwrap().kept, Kept::Memory);
+        assert_eq!(find(None, Some(&mut broken), None, new).unwrap().kept, Kept::Memory);
+    }
+
+    #[test]
+    fn a_machine_that_starts_over_keeps_its_key_where_nothing_else_does() {
+        let had = || Some(SecretKey::from_seed([4; 32]));
+        let key = find(None, None, had(), never).unwrap();
+        assert_eq!((key.kept, key.secret.seed()), (Kept::Memory, &[4; 32]));
+        // Disk and firmware may be another machine's by now, or older: what lasts goes first.
+        let mut firmware = Firmware { value: Some(vec![2; 32]), ..Firmware::default() };
+        assert_eq!(find(None, Some(&mut firmware), had(), never).unwrap().secret.seed(), &[2; 32]);
+        let mut empty = Firmware::default();
+        let key = find(None, Some(&mut empty), had(), never).unwrap();
+        assert_eq!((key.kept, empty.value), (Kept::Firmware, Some(vec![4; 32])));
     }
 
     #[test]
     fn a_key_that_cannot_be_read_is_not_written_over() {
         let mut firmware = Firmware { value: Some(vec![2; 32]), unreadable: true, ..Firmware::default() };
-        assert_eq!(find(None, Some(&mut firmware), new).unwrap().kept, Kept::Memory);
-        let disk = find(Some(SecretKey::from_seed([3; 32])), Some(&mut firmware), never).unwrap();
+        assert_eq!(find(None, Some(&mut firmware), None, new).unwrap().kept, Kept::Memory);
+        let disk = find(Some(SecretKey::from_seed([3; 32])), Some(&mut firmware), None, never).unwrap();
         assert_eq!((disk.kept, firmware.writes), (Kept::Disk, 0));
         firmware.unreadable = false;
-        assert_eq!(find(None, Some(&mut firmware), never).unwrap().secret.seed(), &[2; 32]);
+        assert_eq!(find(None, Some(&mut firmware), None, never).unwrap().secret.seed(), &[2; 32]);
     }
 
     #[test]
     fn a_variable_of_the_wrong_length_is_written_anew() {
         let mut firmware = Firmware { value: Some(vec![2; 31]), ..Firmware::default() };
-        assert_eq!(find(None, Some(&mut firmware), new).unwrap().kept, Kept::Firmware);
+        assert_eq!(find(None, Some(&mut firmware), None, new).unwrap().kept, Kept::Firmware);
         assert_eq!(firmware.value, Some(vec![1; 32]));
     }
 }

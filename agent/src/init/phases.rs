@@ -208,13 +208,9 @@ fn node_key(machine: &mut Machine) -> anyhow::Result<()> {
     });
     let mut variables = Efivars::at(Path::new("/"), key::VENDOR);
     let firmware = variables.as_mut().map(|variables| variables as &mut dyn Variables);
-    // A machine that starts over is the one that was admitted, and may hold an order.
-    let had = machine.key.as_ref().map(|key| *key.secret.seed());
-    let key = key::find(on_disk, firmware, || {
-        let mut seed = had.unwrap_or_default();
-        if had.is_none() {
-            getrandom::fill(&mut seed).context("asking for random bytes")?;
-        }
+    let key = key::find(on_disk, firmware, machine.key.take().map(|key| key.secret), || {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).context("asking for random bytes")?;
         Ok(seed)
     })?;
     if let Some(error) = variables.and_then(|variables| variables.hide(key::NAME).err()) {

@@ -134,19 +134,9 @@ pub fn may_replace(kept: &Kept) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::testing::{Cluster, Scratch, scratch};
-    use crate::state::{KEY, TRUST};
+    use crate::node::testing::{Cluster, node};
     use muster_protocol::grant::Start;
     use muster_protocol::ids::Number;
-
-    fn node(cluster: &Cluster, n: u8) -> Scratch {
-        let root = scratch();
-        root.save(TRUST, &cluster.trust).unwrap();
-        root.write(KEY, cluster.node(n).seed(), 0o600).unwrap();
-        root.save(MANIFEST, &cluster.sign(&cluster.manifest(n))).unwrap();
-        root.save(ROSTER, &cluster.sign(&cluster.roster())).unwrap();
-        root
-    }
 
     fn take(root: &Root, cluster: &Cluster, new: &Manifest) -> Result<(), NotTaken> {
         let papers = Papers::read(root).unwrap();

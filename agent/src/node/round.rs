@@ -59,6 +59,14 @@ pub(super) struct Last {
     pub(super) before: Option<(GateRecord, DataFacts)>,
 }
 
+impl Last {
+    /// Rises through one boot, also past a service that was started again: rounds are further apart than a millisecond.
+    fn next_sequence(&mut self, uptime_ms: u64) -> u64 {
+        self.sequence = uptime_ms.max(self.sequence + 1);
+        self.sequence
+    }
+}
+
 impl Service {
     /// Returns the pause until the next round.
     pub(super) async fn round(&mut self) -> Duration {
@@ -312,10 +320,9 @@ impl Service {
             node: here.or_else(|| self.last.node_elsewhere.clone()),
             balancer: self.last.balancer,
         };
-        // Of one boot, also of a service that was started again.
-        self.last.sequence = uptime_ms().max(self.last.sequence + 1);
+        let sequence = self.last.next_sequence(uptime_ms());
         let doing = |stages, address| Doing {
-            sequence: self.last.sequence,
+            sequence,
             uptime_ms: uptime_ms(),
             was_ready: self.last.was_ready,
             step: self.meter.read(),
@@ -384,4 +391,17 @@ impl Service {
 /// Hints are for the log; a status has one line per reason.
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_numbered_upwards_also_by_a_service_that_was_started_again() {
+        let mut last = Last::default();
+        let told = [5000, 5000, 4999, 6000].map(|uptime_ms| last.next_sequence(uptime_ms));
+        assert_eq!(told, [5000, 5001, 5002, 6000]);
+        assert_eq!(Last::default().next_sequence(6500), 6500);
+    }
 }

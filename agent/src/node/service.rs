@@ -389,3 +389,6 @@ impl Service {
 fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! A cluster of three servers and two workers for tests: keys, trust, statements.
 
-use crate::state::{Boot, Root};
+use crate::state::{Boot, KEY, MANIFEST, ROSTER, Root, TRUST};
 use muster_protocol::class::Class;
 use muster_protocol::grant::{Grant, Start};
 use muster_protocol::ids::{Arch, Cidr, ClusterId, Digest, InstanceId, NodeName, Number, Role};
@@ -153,6 +153,16 @@ impl Cluster {
             start,
         }
     }
+}
+
+/// An installed node's papers.
+pub(crate) fn node(cluster: &Cluster, n: u8) -> Scratch {
+    let root = scratch();
+    root.save(TRUST, &cluster.trust).unwrap();
+    root.write(KEY, cluster.node(n).seed(), 0o600).unwrap();
+    root.save(MANIFEST, &cluster.sign(&cluster.manifest(n))).unwrap();
+    root.save(ROSTER, &cluster.sign(&cluster.roster())).unwrap();
+    root
 }
 
 /// A server that answers.
