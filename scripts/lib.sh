@@ -69,10 +69,18 @@ publish() { # FROM TO
     mv "$1" "$2"
 }
 
-# A command of the lab, with everything that it runs built before; never returns.
-run_lab() { # COMMAND OPTIONS...
+# shellcheck disable=SC2034 # for those who source this
+lab=${CARGO_TARGET_DIR:-target}/debug/lab
+
+# Everything that a command of the lab runs, built.
+ready_lab() {
     [ "$(id -u)" = 0 ] || die "the lab makes network namespaces and taps" "run it as root"
     scripts/setup.sh build images lab
     scripts/parts.sh
-    exec "${CARGO_TARGET_DIR:-target}/debug/lab" "$@"
+}
+
+# A command of the lab; never returns.
+run_lab() { # COMMAND OPTIONS...
+    ready_lab
+    exec "$lab" "$@"
 }

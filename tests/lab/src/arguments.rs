@@ -22,6 +22,7 @@ usage: lab COMMAND [OPTIONS]
       --only STORY,..     only these: port-4011, cable, provisioner-killed, three-disks, power-cut, power-cycles,
                           store-lost
       --seed N            what the power cuts lose (default: of the day, and printed)
+      --folder DIR        where the stories leave what they saw; cleared first (default target/faults)
   waiting  one machine from the power button to `waiting`, by the host's clock; part of `make bench`
       --config FILE, --bin DIR (as above)
       --runs N            the median of so many is told at last (default 3)
@@ -69,6 +70,7 @@ pub struct Faults {
     pub only: Vec<String>,
     pub keep: bool,
     pub seed: Option<u64>,
+    pub folder: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +171,7 @@ fn faults(mut parser: lexopt::Parser) -> Result<Asked> {
         only: Vec::new(),
         keep: false,
         seed: None,
+        folder: "target/faults".into(),
     };
     while let Some(arg) = parser.next()? {
         match arg {
@@ -178,6 +181,7 @@ fn faults(mut parser: lexopt::Parser) -> Result<Asked> {
             Long("only") => asked.only = names(&parser.value()?.string()?),
             Long("keep") => asked.keep = true,
             Long("seed") => asked.seed = Some(parser.value()?.parse()?),
+            Long("folder") => asked.folder = parser.value()?.into(),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -309,11 +313,13 @@ mod tests {
 
     #[test]
     fn some_stories_with_a_seed() {
-        let Asked::Faults(faults) = asked("faults --only power-cut,store-lost --seed 7").unwrap() else {
+        let Asked::Faults(faults) = asked("faults --only power-cut,store-lost --seed 7 --folder f").unwrap()
+        else {
             panic!("not the faults")
         };
         assert_eq!(faults.only, ["power-cut", "store-lost"]);
         assert_eq!(faults.seed, Some(7));
+        assert_eq!(faults.folder, PathBuf::from("f"));
     }
 
     #[test]

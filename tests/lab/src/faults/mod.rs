@@ -32,7 +32,6 @@ use serde_json::Value;
 use site::{Hardware, Site};
 use std::time::Instant;
 
-const FOLDER: &str = "target/faults";
 /// The machine of all stories: a server, alone in its cluster.
 const MACHINE: &str = "mini-pc-1";
 
@@ -114,7 +113,7 @@ impl Story {
 
 pub fn run(asked: &Faults) -> Result<bool> {
     let stories = picked(&asked.only)?;
-    let folder = std::path::absolute(FOLDER)?;
+    let folder = std::path::absolute(&asked.folder)?;
     let text = std::fs::read_to_string(&asked.config).with_context(|| asked.config.display().to_string())?;
     // everything that can be missing is looked for before anything is started
     let binary = parts::muster(&asked.bin)?;
