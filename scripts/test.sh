@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Every check, in tiers from cheap to dear; each says what it is, a skipped one says why.
 #
-#   test.sh [fmt|lint|deny|bare|unit|lab|faults]...     all when none is named
+#   test.sh [fmt|lint|deny|unit|bare|lab|faults]...     all when none is named
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 cd "$repo"
 
-all=(fmt lint deny bare unit lab faults)
+all=(fmt lint deny unit bare lab faults)
 tiers=("$@")
 [ $# -gt 0 ] || tiers=("${all[@]}")
 passed=0 skipped=0
+asked() { case " ${tiers[*]} " in *" $1 "*) ;; *) return 1 ;; esac; }
 tier() { printf '\n=== %s: %s\n' "$1" "$2" >&2; }
 skip() { skipped=$((skipped + 1)); say "SKIPPED tier $1: $2"; }
 
@@ -28,21 +29,25 @@ real_etcd() {
     echo "$folder/usr/bin/etcd"
 }
 
-# Most of the tests' time is waiting for timers and sockets. Meanwhile what the lab runs is built, by what the processor
-# has left over; the lab's own build then finds it done, or says what is wrong.
+has_library_source() { [ -d "$(/usr/bin/rustc --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library" ]; }
+
+# Most of the tests' time is waiting for timers and sockets. Meanwhile what later tiers need is built, by what the processor
+# has left over; their own builds then find it done, or say what is wrong.
 beside=
 build_beside() {
-    case " ${tiers[*]} " in *" lab "* | *" faults "*) ;; *) return 0 ;; esac
+    local script scripts=()
+    if asked bare && has_library_source; then scripts+=(scripts/bare.sh); fi
+    if asked lab || asked faults; then scripts+=(scripts/parts.sh); fi
     mkdir -p target
     set -m
-    chrt --idle 0 scripts/parts.sh >target/parts.log 2>&1 &
+    for script in "${scripts[@]}"; do chrt --idle 0 "$script" || exit 1; done >target/beside.log 2>&1 &
     beside=$!
     set +m
     trap 'kill -- -"$beside" 2>/dev/null || true' EXIT
 }
 built_beside() {
     [ -n "$beside" ] || return 0
-    wait "$beside" || say "the build beside the tests failed (target/parts.log); once more"
+    wait "$beside" || say "the build beside the tests failed (target/beside.log); once more"
     trap - EXIT
     beside=
 }
@@ -65,13 +70,11 @@ for name in "${tiers[@]}"; do
         ;;
     bare)
         tier bare "protocol builds for a target without an operating system"
-        if [ -d "$(/usr/bin/rustc --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library" ]; then
-            PATH=/usr/bin:/bin RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$repo/target/bare cargo build --quiet --locked \
-                --package muster-protocol --target aarch64-unknown-none -Zbuild-std=core,alloc
-        else
+        if ! has_library_source; then
             skip bare "no source of core and alloc: Debian's rust-web-src is not installed"
             continue
         fi
+        scripts/bare.sh
         ;;
     unit)
         tier unit "unit, property, golden and namespace tests"
