@@ -30,7 +30,20 @@ crate_of() {
 
 tools=$cache/tools/bin
 [ -x "$tools/cargo-zigbuild" ] || die "no cargo-zigbuild in $tools" "scripts/setup.sh build"
-export CARGO_TARGET_DIR=${MUSTER_MUSL_TARGET_DIR:-$repo/target/musl}
+# The standard library and what comes from crates.io are the same for every checkout, so their builds are kept outside. Cargo
+# knows what else decides; it does not know zig, and nobody would clear up after a new lock file.
+lock musl
+key=$(cat "$repo/Cargo.lock" "$cache/tools/installed" | short_hash)
+export CARGO_TARGET_DIR=${MUSTER_MUSL_TARGET_DIR:-$cache/musl/$key}
+mkdir -p "$CARGO_TARGET_DIR"
+touch "$CARGO_TARGET_DIR"
+forget_old "$cache/musl/"
+# Our own crates are not: cargo tells old from new by time stamps, which say nothing between two checkouts.
+checkout="$repo $(stat -c '%d:%i:%w' "$repo")"
+if [ "$(cat "$CARGO_TARGET_DIR/checkout" 2>/dev/null)" != "$checkout" ]; then
+    rm -rf "$CARGO_TARGET_DIR"/*/release/.fingerprint/{muster,k3s}*
+    echo "$checkout" >"$CARGO_TARGET_DIR/checkout"
+fi
 dist=$repo/target/dist
 mkdir -p "$dist"
 cd "$repo"
