@@ -41,9 +41,10 @@ impl Alarm {
         Ok(())
     }
 
-    /// It rang: it has to be set again, which also makes the descriptor unreadable.
-    pub(super) fn rang(&mut self) {
+    /// It rang: it is silent until it is set again. Left ringing, a thread with nothing to wait for would turn for ever.
+    pub(super) fn rang(&mut self) -> nix::Result<()> {
         self.at = None;
+        self.timer.unset()
     }
 }
 
@@ -106,11 +107,12 @@ mod tests {
         assert!(!rings(&alarm, 0));
         alarm.set(now + Duration::from_millis(20), now).unwrap();
         assert!(rings(&alarm, 5000) && now.elapsed() >= Duration::from_millis(20));
-        alarm.rang();
+        alarm.rang().unwrap();
+        assert!(!rings(&alarm, 0), "it was heard");
         // Set to a time that is over it rings at once; set to a later one it is quiet again.
         alarm.set(now, Instant::now()).unwrap();
         assert!(rings(&alarm, 5000));
-        alarm.rang();
+        alarm.rang().unwrap();
         let now = Instant::now();
         alarm.set(now + Duration::from_secs(60), now).unwrap();
         assert!(!rings(&alarm, 0));

@@ -45,7 +45,7 @@ impl Door {
                 match event.data() {
                     STOP => return stop.read().map(drop).map_err(Into::into),
                     LISTENER => self.requests(now),
-                    key => self.own.ready(now, key),
+                    key => self.own.ready(now, key)?,
                 }
             }
         }

@@ -118,7 +118,7 @@ impl Worker {
                         ControlFlow::Continue(None) => {}
                         ControlFlow::Break(()) => return Ok(()),
                     },
-                    key => self.ready(now, key),
+                    key => self.ready(now, key)?,
                 }
             }
         }
@@ -139,11 +139,12 @@ impl Worker {
     }
 
     /// Something came for one of the transfers, or the time has.
-    pub(super) fn ready(&mut self, now: Instant, key: u64) {
+    pub(super) fn ready(&mut self, now: Instant, key: u64) -> io::Result<()> {
         match key {
-            ALARM => self.alarm.rang(),
+            ALARM => self.alarm.rang()?,
             key => drop(self.serve(now, key)),
         }
+        Ok(())
     }
 
     /// Takes a request of a client that was given to this thread.
@@ -385,3 +386,6 @@ const ALARM: u64 = 15;
 const INBOX: u64 = 0;
 /// Events taken from the kernel in one call.
 pub(super) const AT_ONCE: usize = 64;
+
+#[cfg(test)]
+mod tests;
