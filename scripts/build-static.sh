@@ -49,7 +49,7 @@ mkdir -p "$dist"
 cd "$repo"
 
 by_rustup() { rustup target list --installed 2>/dev/null | grep -qx "$1"; }
-by_debian() { [ -x /usr/bin/rustc ] && [ -x /usr/bin/cargo ] && [ -d "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library" ]; }
+by_debian() { [ -x /usr/bin/rustc ] && [ -x /usr/bin/cargo ] && has_library_source; }
 
 for arch in "${architectures[@]}"; do
     target=$arch-unknown-linux-musl

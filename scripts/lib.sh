@@ -39,6 +39,9 @@ efi_arch() {
     esac
 }
 
+# Whether Debian's Rust has the source of core, alloc and std beside it.
+has_library_source() { [ -d "$(/usr/bin/rustc --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library" ]; }
+
 # Hash of what is on stdin, short enough for a folder name.
 short_hash() { sha256sum | cut -c1-16; }
 

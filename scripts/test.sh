@@ -29,8 +29,6 @@ real_etcd() {
     echo "$folder/usr/bin/etcd"
 }
 
-has_library_source() { [ -d "$(/usr/bin/rustc --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library" ]; }
-
 # Most of the tests' time is waiting for timers and sockets. Meanwhile what later tiers need is built, by what the processor
 # has left over; their own builds then find it done, or say what is wrong.
 beside=
@@ -38,6 +36,7 @@ build_beside() {
     local script scripts=()
     if asked bare && has_library_source; then scripts+=(scripts/bare.sh); fi
     if asked lab || asked faults; then scripts+=(scripts/parts.sh); fi
+    [ ${#scripts[@]} -gt 0 ] || return 0
     mkdir -p target
     set -m
     for script in "${scripts[@]}"; do chrt --idle 0 "$script" || exit 1; done >target/beside.log 2>&1 &

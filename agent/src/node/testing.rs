@@ -155,7 +155,7 @@ impl Cluster {
     }
 }
 
-/// An installed node's papers.
+/// A node's disk as the installer leaves it, with a roster.
 pub(crate) fn node(cluster: &Cluster, n: u8) -> Scratch {
     let root = scratch();
     root.save(TRUST, &cluster.trust).unwrap();

@@ -201,8 +201,8 @@ fn k3s_copy(root: &Root, path: &str) -> Option<Token> {
 mod tests {
     use super::record::look;
     use super::*;
-    use crate::node::testing::{Cluster, Scratch, scratch};
-    use crate::state::{KEY, MANIFEST, Numbers, ROSTER, SEEN, TRUST};
+    use crate::node::testing::{Cluster, node};
+    use crate::state::{Numbers, SEEN};
     use muster_protocol::grant::Grant;
     use muster_protocol::grant::Start;
     use muster_protocol::ids::Number;
@@ -214,16 +214,6 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
     const INIT: Start =
         Start::Init { nonce: [3; 16], installation: Number { delegation: 0, generation: 0, n: 0 } };
-
-    /// A node's disk as the installer leaves it, with a roster.
-    fn disk(cluster: &Cluster, n: u8) -> Scratch {
-        let root = scratch();
-        root.save(TRUST, &cluster.trust).unwrap();
-        root.write(KEY, cluster.node(n).seed(), 0o600).unwrap();
-        root.save(MANIFEST, &cluster.sign(&cluster.manifest(n))).unwrap();
-        root.save(ROSTER, &cluster.sign(&cluster.roster())).unwrap();
-        root
-    }
 
     async fn pass(root: &Root) -> Result<(), GateError> {
         super::pass(root, Papers::read(root).unwrap(), None, NOW).await
@@ -250,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn an_init_grant_is_good_for_one_start_and_leaves_its_traces_first() {
         let cluster = Cluster::new();
-        let root = disk(&cluster, 1);
+        let root = node(&cluster, 1);
         assert!(matches!(pass(&root).await, Err(GateError::Refused(Refusal::NoGrant))));
         let grant = cluster.grant(1, 30, INIT);
         give(&root, &cluster, &grant);
@@ -283,7 +273,7 @@ mod tests {
     #[tokio::test]
     async fn a_grant_for_another_key_or_by_another_hand_is_refused() {
         let cluster = Cluster::new();
-        let root = disk(&cluster, 1);
+        let root = node(&cluster, 1);
         let mut grant = cluster.grant(1, 30, INIT);
         grant.key = cluster.node(2).public().fingerprint();
         root.save(GRANT, &cluster.sign(&grant)).unwrap();
@@ -298,7 +288,7 @@ mod tests {
     #[tokio::test]
     async fn an_older_grant_than_the_newest_accepted_is_refused() {
         let cluster = Cluster::new();
-        let root = disk(&cluster, 1);
+        let root = node(&cluster, 1);
         give(&root, &cluster, &cluster.grant(1, 31, INIT));
         root.save(GRANT, &cluster.sign(&cluster.grant(1, 30, INIT))).unwrap();
         assert!(matches!(pass(&root).await, Err(GateError::BadGrant(Refused::Older { .. }))));
@@ -307,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn a_join_without_a_token_or_a_voter_keeps_grant_and_data() {
         let cluster = Cluster::new();
-        let root = disk(&cluster, 2);
+        let root = node(&cluster, 2);
         write_wal(&root, "mini-pc-2-1a2b3c4d");
         let identity = Identity { ca: Digest([1; 32]), cluster_id: 5 };
         // Nobody listens there.
@@ -339,7 +329,7 @@ mod tests {
     #[tokio::test]
     async fn a_member_starts_though_its_boxes_are_gone() {
         let cluster = Cluster::new();
-        let root = disk(&cluster, 2);
+        let root = node(&cluster, 2);
         write_wal(&root, "mini-pc-2-1a2b3c4d");
         let record = GateRecord::Member {
             identity: Identity { ca: Digest([1; 32]), cluster_id: 5 },
@@ -363,7 +353,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_starts_with_the_agent_token_alone() {
         let cluster = Cluster::new();
-        let root = disk(&cluster, 4);
+        let root = node(&cluster, 4);
         assert!(matches!(pass(&root).await, Err(GateError::Token(TokenError::Missing { .. }))));
         let (from, to) = (cluster.node(1).public().fingerprint(), cluster.node(4).public());
         let plain = format!("K10{}::node:apw", Digest([1; 32]));
@@ -383,7 +373,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_beside_config_yaml_cannot_decide_past_the_gate() {
         let cluster = Cluster::new();
-        let root = disk(&cluster, 1);
+        let root = node(&cluster, 1);
         give(&root, &cluster, &cluster.grant(1, 30, INIT));
         root.write(&format!("{CONFIG}.d/x.yaml"), b"server: https://10.0.0.1:6443", 0o600).unwrap();
         assert!(matches!(pass(&root).await, Err(GateError::DropIn { key: "server", .. })));
@@ -393,7 +383,7 @@ mod tests {
     #[tokio::test]
     async fn k3s_does_not_start_in_the_past() {
         let cluster = Cluster::new();
-        let root = disk(&cluster, 1);
+        let root = node(&cluster, 1);
         let early = super::pass(&root, Papers::read(&root).unwrap(), None, 5).await;
         assert!(matches!(early, Err(GateError::Clock { now: 5, .. })));
     }
